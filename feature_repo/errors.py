@@ -1,0 +1,80 @@
+"""The one exception tree.
+
+PerennialError
+├── SettingsError        a setting is unknown or out of range
+├── SourceError          the source cannot be read, or lacks a column
+├── BatchStopped         a batch broke a batch-level rule; nothing of it landed
+├── LakeBusy             another writer holds the lake
+├── StoreUnavailable     the feature store cannot be read or written
+├── RegistryUnavailable  the model registry cannot be reached
+├── ModelRefused         a model version failed its self-test or is incomplete
+├── JournalUnavailable   a prediction cannot be made durable
+├── NotEnoughData        a stage has too few rows to do its work
+├── GateClosed           a promotion was asked for without a passing verdict
+└── StackError           a process of the local stack cannot start or died
+"""
+
+
+class PerennialError(Exception):
+    """An error that names its subject, what was got, what was expected and the next step."""
+
+    def __init__(self, subject: str, *, got: object, expected: object, next_step: str) -> None:
+        super().__init__(f"{subject}: got {got}, expected {expected}. {next_step}")
+        self.subject = subject
+        self.got = got
+        self.expected = expected
+        self.next_step = next_step
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Survive a trip between processes, keyword arguments and all."""
+        return _rebuild, (type(self), self.subject, self.got, self.expected, self.next_step)
+
+
+def _rebuild(
+    kind: type[PerennialError], subject: str, got: object, expected: object, next_step: str
+) -> PerennialError:
+    return kind(subject, got=got, expected=expected, next_step=next_step)
+
+
+class SettingsError(PerennialError):
+    """A setting is unknown or out of range."""
+
+
+class SourceError(PerennialError):
+    """The source cannot be read, or lacks a column."""
+
+
+class BatchStopped(PerennialError):
+    """A batch broke a batch-level rule; nothing of it landed."""
+
+
+class LakeBusy(PerennialError):
+    """Another writer holds the lake."""
+
+
+class StoreUnavailable(PerennialError):
+    """The feature store cannot be read or written."""
+
+
+class RegistryUnavailable(PerennialError):
+    """The model registry cannot be reached."""
+
+
+class ModelRefused(PerennialError):
+    """A model version failed its self-test or is incomplete."""
+
+
+class JournalUnavailable(PerennialError):
+    """A prediction cannot be made durable."""
+
+
+class NotEnoughData(PerennialError):
+    """A stage has too few rows to do its work."""
+
+
+class GateClosed(PerennialError):
+    """A promotion was asked for without a passing verdict."""
+
+
+class StackError(PerennialError):
+    """A process of the local stack cannot start or died."""
