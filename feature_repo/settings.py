@@ -1,0 +1,75 @@
+"""Settings: read once, at an entry point, into a frozen object that refuses unknown keys.
+
+Every key can be set in the environment as PERENNIAL_<KEY>. Nothing reads the environment at import.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from feature_repo.errors import SettingsError
+
+PREFIX = "PERENNIAL_"
+
+
+class Settings(BaseSettings):
+    """All that a user may set without touching code."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Path = Field(Path("var"), description="Folder that everything that runs writes under.")
+    host: str = Field("127.0.0.1", description="Address that the local stack binds to.")
+    prefect_port: int = Field(4200, ge=1, le=65535)
+    mlflow_port: int = Field(5000, ge=1, le=65535)
+    service_port: int = Field(3000, ge=1, le=65535)
+    runner_port: int = Field(8080, ge=1, le=65535)
+    service_workers: int = Field(2, ge=1, le=64)
+    poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
+    source: str = Field("", description="Folder or URL of CSV/Parquet files; empty: bundled data.")
+
+    @property
+    def mlflow_url(self) -> str:
+        """Where the MLflow server of the local stack answers."""
+        return f"http://{self.host}:{self.mlflow_port}"
+
+    @property
+    def prefect_url(self) -> str:
+        """Where the Prefect server of the local stack answers."""
+        return f"http://{self.host}:{self.prefect_port}"
+
+    @property
+    def service_url(self) -> str:
+        """Where the prediction service of the local stack answers."""
+        return f"http://{self.host}:{self.service_port}"
+
+
+def load_settings(**given: object) -> Settings:
+    """Read the environment once; `given` wins over it.
+
+    Raises SettingsError if a key is unknown or a value is out of range.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for key in os.environ:
+        if key.startswith(PREFIX) and key not in known:
+            raise SettingsError(
+                key,
+                got="a setting of that name",
+                expected=f"one of {', '.join(sorted(known))}",
+                next_step="Correct the name or unset it.",
+            )
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = PREFIX + str(first["loc"][0]).upper()
+        raise SettingsError(
+            key, got=repr(first["input"]), expected=first["msg"], next_step="Set it to a valid value."
+        ) from None
+    return settings.model_copy(update={"home": settings.home.expanduser().resolve()})
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """Return the settings as environment variables, for a child process."""
+    return {PREFIX + name.upper(): str(getattr(settings, name)) for name in Settings.model_fields}
