@@ -1,0 +1,139 @@
+"""The bundled problem, stated in the terms of the seam: will this flight arrive late?
+
+To bring your own: state this object for your data. The modules that it names are yours too.
+"""
+
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import polars as pl
+
+from feature_repo import transforms
+from feature_repo.contract import Feature, FeatureTable, Problem, RawTable
+from feature_repo.facts import HORIZON, PRIOR, TIME_ZONE
+
+INSTANT = pl.Datetime("us", "UTC")
+FLIGHT = {"flight_id": pl.String, "carrier": pl.String, "origin": pl.String, "dest": pl.String}
+
+RAW = (
+    RawTable(
+        "schedule",
+        {
+            **{"flight_id": pl.String, "year": pl.Int64, "month": pl.Int64, "day": pl.Int64},
+            **{"carrier": pl.String, "flight": pl.Int64, "origin": pl.String, "dest": pl.String},
+            **{"sched_dep_time": pl.Int64, "sched_arr_time": pl.Int64, "distance": pl.Int64},
+            **{"hour": pl.Int64, "minute": pl.Int64, "time_hour": pl.String},
+            **{"scheduled_departure": INSTANT, "known_at": INSTANT},
+        },
+        key=("flight_id",),
+    ),
+    RawTable(
+        "departures",
+        {
+            **FLIGHT,
+            **{"tailnum": pl.String, "dep_time": pl.Int64, "dep_delay": pl.Int64},
+            **{"scheduled_departure": INSTANT, "known_at": INSTANT},
+        },
+        key=("flight_id",),
+    ),
+    RawTable(
+        "arrivals",
+        {
+            **FLIGHT,
+            **{"scheduled_departure": INSTANT, "dep_delay": pl.Int64, "arr_time": pl.Int64},
+            **{"arr_delay": pl.Int64, "air_time": pl.Int64, "status": pl.String, "late": pl.Int8},
+            "known_at": INSTANT,
+        },
+        key=("flight_id",),
+    ),
+    RawTable(
+        "weather",
+        {
+            **{"origin": pl.String, "year": pl.Int64, "month": pl.Int64, "day": pl.Int64, "hour": pl.Int64},
+            **{name: pl.Float64 for name in ("temp", "dewp", "humid", "wind_dir", "wind_speed")},
+            **{name: pl.Float64 for name in ("wind_gust", "precip", "pressure", "visib")},
+            **{"time_hour": pl.String, "observed_at": INSTANT, "known_at": INSTANT},
+        },
+        key=("origin", "observed_at"),
+    ),
+)
+
+
+def _daily(prefix: str, keys: tuple[str, ...], days: tuple[int, ...]) -> FeatureTable:
+    return FeatureTable(
+        name=f"{prefix}_daily",
+        keys=keys,
+        features={f"{prefix}_late_{n}d": pl.Float64 for n in days},
+        reads=("arrivals",),
+        every=timedelta(days=1),
+        lookback=timedelta(days=max(days) + 1),
+        ttl=timedelta(days=2),
+        compute=partial(transforms.late_shares, keys=keys, prefix=prefix, days=days),
+        ticks=transforms.daily_ticks,
+        description=f"Share of late arrivals by {' and '.join(keys)} over the last {days} days.",
+    )
+
+
+def _recent(prefix: str, keys: tuple[str, ...]) -> FeatureTable:
+    names = ("delay_3h", "late_3h", "arrival_delay_3h", "flights_3h", "overdue_3h")
+    return FeatureTable(
+        name=f"{prefix}_recent",
+        keys=keys,
+        features={f"{prefix}_{name}": pl.Float64 for name in names},
+        reads=("schedule", "departures", "arrivals"),
+        every=timedelta(hours=1),
+        lookback=timedelta(days=3),
+        ttl=timedelta(hours=3),
+        compute=partial(transforms.recent_movements, keys=keys, prefix=prefix),
+        ticks=transforms.hourly_ticks,
+        description=f"Departures and arrivals of the last three hours by {' and '.join(keys)}.",
+    )
+
+
+WEATHER = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "precip_6h", "pressure", "visib")
+
+TABLES = (
+    _daily("carrier", ("carrier",), (1, 7, 28)),
+    _daily("airport", ("origin",), (1, 7, 28)),
+    _daily("route", ("origin", "dest"), (7, 28)),
+    _recent("airport", ("origin",)),
+    _recent("pair", ("origin", "carrier")),
+    FeatureTable(
+        name="airport_weather",
+        keys=("origin",),
+        features={name: pl.Float64 for name in (*WEATHER, "pressure_change_3h")},
+        reads=("weather",),
+        every=timedelta(hours=1),
+        lookback=timedelta(hours=12),
+        ttl=timedelta(hours=3),
+        compute=transforms.observed_weather,
+        ticks=transforms.hourly_ticks,
+        description="Last hourly observation at the airport, known by the tick.",
+    ),
+)
+
+PROBLEM = Problem(
+    name="flight-delay",
+    entity="flight_id",
+    decided_at="decided_at",
+    target="late",
+    prior=PRIOR,
+    horizon=HORIZON,
+    time_zone=TIME_ZONE,
+    start=datetime(2013, 1, 1, 5, tzinfo=UTC),
+    end=datetime(2014, 1, 1, 5, tzinfo=UTC),
+    feature_service="flight_delay_v1",
+    raw=RAW,
+    feature_tables=TABLES,
+    features=(
+        *(Feature(name, "category", "request") for name in ("carrier", "origin", "dest")),
+        *(Feature(name, "number", "request") for name in ("local_hour", "weekday", "distance")),
+        *(Feature(name, "number", table.name) for table in TABLES for name in table.features),
+    ),
+    slices=("carrier", "origin"),
+    rule_by="local_hour",
+    build_requests=transforms.build_requests,
+    build_outcomes=transforms.build_outcomes,
+    add_request_features=transforms.add_request_features,
+    calendar=frozenset({"local_hour", "weekday"}),
+)
