@@ -1,0 +1,1 @@
+"""Pure decisions: frozen verdicts with reasons, no I/O."""

@@ -1,0 +1,100 @@
+"""When windows of verdicts add up to a retrain: k of the last n and the latest, after a cooldown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+SIGNALS = ("quality", "underrating", "overrating", "drift")
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerPolicy:
+    """When to ask for a retrain.
+
+    window           7 days: one full turn of the week, so that weekdays do not pass for drift.
+    needed, of       2 of the last 3 windows and the latest one: one odd week (a storm, a holiday) is
+                     not decay, and a breach that has healed needs no model.
+    drift_share      0.5: half of what the model relies on moved far; Evidently's own default share.
+    cooldown         14 days of logical time after training: `needed` windows of the new model.
+    after_rejection  28 days after a request that brought no new champion: the same data would bring
+                     the same rejected candidate.
+    """
+
+    window: timedelta = timedelta(days=7)
+    needed: int = 2
+    of: int = 3
+    drift_share: float = 0.5
+    cooldown: timedelta = timedelta(days=14)
+    after_rejection: timedelta = timedelta(days=28)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSigns:
+    """What one window said: which of SIGNALS it breached, nothing where it could not tell."""
+
+    until: datetime
+    breaches: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Whether to retrain; `causes` are the signals that fired, also while a cooldown holds them."""
+
+    retrain: bool
+    causes: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+
+def decide(
+    history: Sequence[WindowSigns],
+    policy: TriggerPolicy = TriggerPolicy(),
+    *,
+    trained: datetime | None = None,
+    rejected: datetime | None = None,
+) -> Trigger:
+    """Decide on the champion's own windows, in any order.
+
+    `trained` is the logical time of the last retrain, `rejected` that of the last request that
+    brought no new champion. A signal is counted on its own: a week too high and a week too low are
+    not one trend. A window that could not tell counts as no breach.
+    """
+    recent = sorted(history, key=lambda w: w.until)[-policy.of :]
+    if not recent:
+        return Trigger(False, (), ("no windows yet",))
+    found = [(signal, *_judge_signal(recent, signal, policy)) for signal in SIGNALS]
+    causes = tuple(signal for signal, fires, _ in found if fires)
+    reasons = tuple(reason for _, _, reason in found)
+    if not causes:
+        return Trigger(False, (), reasons)
+    wait = _find_cooldown(recent[-1].until, policy, trained, rejected)
+    if wait:
+        return Trigger(False, causes, (*reasons, wait))
+    return Trigger(True, causes, (*reasons, *recent[-1].reasons))
+
+
+def name_breaches(
+    quality: Sequence[str], drifted_importance: float, policy: TriggerPolicy = TriggerPolicy()
+) -> tuple[str, ...]:
+    """Name a window's breaches: those of its quality verdict, and drift if it moved far enough."""
+    return (*quality, "drift") if drifted_importance >= policy.drift_share else tuple(quality)
+
+
+def _judge_signal(recent: Sequence[WindowSigns], signal: str, policy: TriggerPolicy) -> tuple[bool, str]:
+    breaches = [signal in window.breaches for window in recent]
+    fires = breaches[-1] and sum(breaches) >= policy.needed
+    latest = "the latest too" if breaches[-1] else "not the latest"
+    counted = f"{signal}: breach in {sum(breaches)} of the last {len(recent)} windows"
+    return fires, f"{counted}, {latest}; {policy.needed} of {policy.of} with the latest are needed"
+
+
+def _find_cooldown(
+    now: datetime, policy: TriggerPolicy, trained: datetime | None, rejected: datetime | None
+) -> str:
+    for since, wait, what in (
+        (trained, policy.cooldown, "retrain"),
+        (rejected, policy.after_rejection, "rejected retrain"),
+    ):
+        if since is not None and now < since + wait:
+            return f"held: cooldown of {wait.days} days after the {what} at {since:%Y-%m-%d}"
+    return ""
