@@ -83,6 +83,7 @@ class Problem:
     decided_at    column with the instant, in UTC, at which the prediction is asked for
     target        0/1 column; null where the outcome never comes (say which in `excluded`)
     prior         the answer of last resort, before any model was ever promoted
+    request_fields  what `add_request_features` reads of a request
     horizon       longest wait from decision to outcome; labels older than that are mature
     """
 
@@ -99,6 +100,7 @@ class Problem:
     raw: tuple[RawTable, ...]
     feature_tables: tuple[FeatureTable, ...]
     features: tuple[Feature, ...]
+    request_fields: Mapping[str, pl.DataType | type[pl.DataType]]
     slices: tuple[str, ...]
     rule_by: str
     build_requests: Callable[[Frames], pl.DataFrame]

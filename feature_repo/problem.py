@@ -130,6 +130,7 @@ PROBLEM = Problem(
         *(Feature(name, "number", "request") for name in ("local_hour", "weekday", "distance")),
         *(Feature(name, "number", table.name) for table in TABLES for name in table.features),
     ),
+    request_fields={"scheduled_departure": INSTANT, "distance": pl.Int64},
     slices=("carrier", "origin"),
     rule_by="local_hour",
     build_requests=transforms.build_requests,

@@ -1,0 +1,90 @@
+"""Every Feast object, made from the problem's own statement of its features.
+
+`feast apply` reads OBJECTS' values from this module's names; the loop calls `build_objects` itself.
+"""
+
+from typing import Any
+
+import polars as pl
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.data_format import DeltaFormat
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.transformation.pandas_transformation import PandasTransformation
+from feast.types import Float64, Int64, String, UnixTimestamp
+
+from feature_repo.contract import FeatureTable, Problem
+from feature_repo.problem import PROBLEM
+
+TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String}
+REQUEST_VIEW = "request"
+
+
+def build_objects(problem: Problem) -> dict[str, Any]:
+    """Return the entities, feature views, request-time view and feature service of a problem, by name."""
+    entities = {
+        key: Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
+        for table in problem.feature_tables
+        for key in table.keys
+    }
+    views = {table.name: _build_view(table, entities) for table in problem.feature_tables}
+    request = _build_request_view(problem)
+    service = FeatureService(
+        name=problem.feature_service,
+        features=[*views.values(), request],
+        description=f"What the model {problem.name} takes. A change of it is a new version.",
+    )
+    return {**entities, **views, REQUEST_VIEW: request, problem.feature_service: service}
+
+
+def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView:
+    # The path is the table's name: the offline store knows where the lake is.
+    source = FileSource(
+        name=table.name, path=table.name, timestamp_field="event_timestamp", file_format=DeltaFormat()
+    )
+    keys = [Field(name=key, dtype=String) for key in table.keys]
+    features = [Field(name=name, dtype=TYPES[kind]) for name, kind in table.features.items()]
+    return FeatureView(
+        name=table.name,
+        entities=[entities[key] for key in table.keys],
+        ttl=table.ttl,
+        schema=[*keys, *features],
+        source=source,
+        online=True,
+        description=table.description,
+    )
+
+
+def _build_request_view(problem: Problem) -> OnDemandFeatureView:
+    numbers = request_numbers(problem)
+    fields = [
+        Field(name=name, dtype=UnixTimestamp if isinstance(kind, pl.Datetime) else TYPES[kind])
+        for name, kind in problem.request_fields.items()
+    ]
+    # Feast keeps a view's function as source text and runs that: the text may lean on imports only.
+    add = problem.add_request_features
+    source = (
+        "def request(inputs):\n"
+        "    import polars as pl\n"
+        f"    from {add.__module__} import {add.__qualname__} as add\n"
+        f"    return add(pl.from_pandas(inputs[{list(problem.request_fields)}])).select({numbers}).to_pandas()\n"
+    )
+    namespace: dict[str, Any] = {}
+    exec(source, namespace)  # noqa: S102 - the text above, nothing from outside
+    return OnDemandFeatureView(
+        name=REQUEST_VIEW,
+        sources=[RequestSource(name=f"{REQUEST_VIEW}_fields", schema=fields)],
+        schema=[Field(name=name, dtype=Float64) for name in numbers],
+        feature_transformation=PandasTransformation(udf=namespace["request"], udf_string=source),
+        mode="pandas",
+        description="What the request itself says, as the model takes it.",
+    )
+
+
+def request_numbers(problem: Problem) -> list[str]:
+    """Return the numeric inputs that are computed from a request, not copied out of it."""
+    request = [f.name for f in problem.features if f.source == "request" and f.kind == "number"]
+    return [name for name in request if name not in problem.request_fields]
+
+
+OBJECTS = build_objects(PROBLEM)
+globals().update({f"_{name}": value for name, value in OBJECTS.items()})

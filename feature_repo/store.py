@@ -1,0 +1,152 @@
+"""The only caller of Feast: apply definitions, write and read features, historical and online."""
+
+import os
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from feature_repo.contract import FeatureTable, Period, Problem
+from feature_repo.errors import StoreUnavailable
+
+STAMP = "event_timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineVector:
+    """Store-backed features of one request; None where there is no value that may be used.
+
+    missing   features that the store has no value for
+    expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
+    """
+
+    values: dict[str, float | None]
+    missing: tuple[str, ...]
+    expired: dict[str, float]
+
+
+class FeatureStore:
+    """One problem's features under one home."""
+
+    def __init__(self, home: Path, problem: Problem) -> None:
+        os.environ.setdefault("FEAST_USAGE", "False")
+        self._home = home
+        self._problem = problem
+        self._store = self._open()
+
+    def apply(self) -> None:
+        """Register the problem's views and service, and make the online tables. Safe to repeat."""
+        from feature_repo.definitions import build_objects
+
+        (self._home / "feast").mkdir(parents=True, exist_ok=True)
+        self._store.apply(list(build_objects(self._problem).values()))
+        # Readers in the service must not wait for the writer.
+        with sqlite3.connect(self._home / "feast" / "online.db") as online:
+            online.execute("PRAGMA journal_mode=WAL")
+
+    def read_historical(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return `rows` with every feature as it was known at each row's `decided_at`."""
+        from feature_repo.definitions import request_numbers
+
+        decided_at = self._problem.decided_at
+        entity_frame = rows.with_columns(pl.col(decided_at).alias(STAMP)).to_pandas()
+        service = self._store.get_feature_service(self._problem.feature_service)
+        given = [name for name in entity_frame.columns if name not in request_numbers(self._problem)]
+        job = self._store.get_historical_features(entity_df=entity_frame[given], features=service)
+        table = pl.from_arrow(job.to_arrow())
+        assert isinstance(table, pl.DataFrame)
+        numbers = [f.name for f in self._problem.features if f.kind == "number"]
+        return table.drop(STAMP).with_columns(pl.col(numbers).cast(pl.Float64))
+
+    def write_online(self, table: FeatureTable, frame: pl.DataFrame) -> int:
+        """Write the newest row of each key to the online store; return how many."""
+        newest = frame.sort(STAMP).unique(list(table.keys), keep="last", maintain_order=True)
+        if len(newest):
+            try:
+                self._store.write_to_online_store(table.name, df=newest.to_pandas())
+            except sqlite3.Error as error:
+                raise self._unavailable(error) from error
+        return len(newest)
+
+    def write_period(self, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
+        """Write what the period's ticks say, of feature frames by table name; return rows written."""
+        within = pl.col(STAMP).is_between(period.since, period.until, closed="left")
+        return sum(
+            self.write_online(self._problem.table(name), frame.filter(within))
+            for name, frame in frames.items()
+            if len(frame)
+        )
+
+    def read_online(self, rows: Sequence[Mapping[str, Any]]) -> list[OnlineVector]:
+        """Return each row's features as they are now, judged at its `decided_at`.
+
+        A row needs the join keys and `decided_at` (aware). Raises StoreUnavailable.
+        """
+        keys = sorted({key for table in self._problem.feature_tables for key in table.keys})
+        refs = [f"{table.name}:{name}" for table in self._problem.feature_tables for name in table.features]
+        try:
+            answer = self._store.get_online_features(
+                features=refs, entity_rows=[{key: row[key] for key in keys} for row in rows]
+            ).to_dict(include_event_timestamps=True)
+        except Exception as error:  # Feast wraps a store's own errors in many kinds
+            raise self._unavailable(error) from error
+        return [
+            self._judge(answer, index, row[self._problem.decided_at]) for index, row in enumerate(rows)
+        ]
+
+    def _judge(self, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
+        values: dict[str, float | None] = {}
+        missing: list[str] = []
+        expired: dict[str, float] = {}
+        now = at.timestamp()
+        for table in self._problem.feature_tables:
+            ttl = table.ttl.total_seconds()
+            for name in table.features:
+                value, stamp = answer[name][index], answer[f"{name}__ts"][index]
+                age = now - stamp
+                if stamp <= 0:
+                    missing.append(name)
+                    value = None
+                elif not 0 <= age <= ttl:
+                    expired[name] = age
+                    value = None
+                values[name] = None if value is None or value != value else float(value)
+        return OnlineVector(values, tuple(missing), expired)
+
+    def _open(self) -> Any:
+        from feast import FeatureStore as Feast
+        from feast.repo_config import RepoConfig
+
+        feast = self._home / "feast"
+        return Feast(
+            config=RepoConfig(
+                project="perennial",
+                provider="local",
+                registry={"path": str(feast / "registry.db"), "cache_ttl_seconds": 0},
+                online_store={"type": "sqlite", "path": str(feast / "online.db")},
+                offline_store={
+                    "type": "feature_repo.offline_store.LakeOfflineStore",
+                    "lake": str(self._home / "lake"),
+                },
+                repo_path=Path(__file__).parent,
+                entity_key_serialization_version=3,
+            )
+        )
+
+    def _unavailable(self, error: Exception) -> StoreUnavailable:
+        return StoreUnavailable(
+            "online feature store",
+            got=f"{type(error).__name__}: {error}",
+            expected="an answer",
+            next_step=f"Look at {self._home / 'feast'}; run ingest to fill it anew.",
+        )
+
+
+def newest_stamps(frames: Mapping[str, pl.DataFrame]) -> dict[str, datetime]:
+    """Return each feature table's newest tick, in UTC."""
+    stamps = {name: frame[STAMP].max() for name, frame in frames.items() if len(frame)}
+    return {name: stamp.astimezone(UTC) for name, stamp in stamps.items() if isinstance(stamp, datetime)}
