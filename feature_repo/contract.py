@@ -49,9 +49,10 @@ class RawTable:
 class FeatureTable:
     """A feature view: rows of features by key, stamped with the tick from which they hold.
 
-    `compute(raw, ticks)` gets the raw tables that it reads, cut to `lookback` before the first
-    tick, and returns one row per key and tick: keys, `event_timestamp`, features. It must use
-    only rows known before or at the tick.
+    `compute(raw, ticks)` gets the raw tables that it reads, from `lookback` before the first tick on,
+    and returns one row per key and tick: keys, `event_timestamp`, features. It must use only rows
+    known before the tick. `ticks(period)` are the ticks in (since, until]: the last one is settled by
+    what became known in the period.
     """
 
     name: str

@@ -13,14 +13,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import polars as pl
 from deltalake import DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError
 
 from feature_repo.contract import Period
 from feature_repo.errors import LakeBusy
 
+Closed = Literal["left", "right"]
 # Versions are kept for good: a snapshot may name any of them.
 CONFIGURATION: Mapping[str, str | None] = {
     "delta.logRetentionDuration": "interval 36500 days",
@@ -42,19 +44,22 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def replace(self, table: str, frame: pl.DataFrame, period: Period, by: str) -> int:
+    def replace(
+        self, table: str, frame: pl.DataFrame, period: Period, by: str, closed: Closed = "left"
+    ) -> int:
         """Make `frame` the table's rows whose `by` (an instant) falls in the period; return the version.
 
-        One commit: after a kill the table is as before or as after. A replacement by the same rows
+        `closed` says which end belongs to the period: "left" for [since, until), "right" for ticks. One commit: after a kill the table is as before or as after. A replacement by the same rows
         commits nothing. Raises LakeBusy if another writer changed the same rows meanwhile.
         """
-        within = pl.col(by).is_between(period.since, period.until, closed="left")
+        within = pl.col(by).is_between(period.since, period.until, closed=closed)
         if not frame.select(within.all()).item():
             raise ValueError(f"{table}: rows to write have {by} outside {period}")
-        before = self.read(table, period, by)
+        before = self.read(table, period, by, closed=closed)
         if len(before) == len(frame) and content_hash(before) == content_hash(frame):
             return self.version(table)
-        predicate = f"{by} >= {_literal(period.since)} AND {by} < {_literal(period.until)}"
+        after, upto = (">=", "<") if closed == "left" else (">", "<=")
+        predicate = f"{by} {after} {_literal(period.since)} AND {by} {upto} {_literal(period.until)}"
         return self._write(table, frame, mode="overwrite", predicate=predicate if self.has(table) else None)
 
     def replace_where(self, table: str, frame: pl.DataFrame, column: str, value: str) -> int:
@@ -68,14 +73,19 @@ class Lake:
         return self._write(table, frame, mode="overwrite", predicate=predicate)
 
     def read(
-        self, table: str, period: Period | None = None, by: str = "known_at", version: int | None = None
+        self,
+        table: str,
+        period: Period | None = None,
+        by: str = "known_at",
+        version: int | None = None,
+        closed: Closed = "left",
     ) -> pl.DataFrame:
         """Return the rows whose `by` falls in the period, or all; an empty frame if there is no table."""
         if not self.has(table):
             return pl.DataFrame()
         scan = pl.scan_delta(str(self._path(table)), version=version)
         if period is not None:
-            scan = scan.filter(pl.col(by).is_between(period.since, period.until, closed="left"))
+            scan = scan.filter(pl.col(by).is_between(period.since, period.until, closed=closed))
         return scan.collect()
 
     def has(self, table: str) -> bool:
@@ -182,5 +192,3 @@ def write_atomically(path: Path, text: str) -> None:
 def _literal(instant: datetime) -> str:
     return f"'{instant.astimezone(UTC).isoformat(timespec='microseconds')}'"
 
-
-__all__ = ["Lake", "Snapshot", "TableNotFoundError", "content_hash", "write_atomically"]

@@ -21,10 +21,14 @@ INSTANT = pl.Datetime("us", "UTC")
 
 
 class LakeOfflineStoreConfig(FeastConfigBaseModel):
-    """Where the lake is; a relative path starts at the repo."""
+    """Where the lake is (a relative path starts at the repo), and which table versions to read.
+
+    A table without a version is read at its newest.
+    """
 
     type: str = "feature_repo.offline_store.LakeOfflineStore"
     lake: str
+    versions: dict[str, int] = {}
 
 
 class LakeJob(RetrievalJob):
@@ -156,7 +160,7 @@ def _join_view(
 def _scan(config: RepoConfig, source: Any, since: datetime | None, until: Any) -> pl.LazyFrame:
     root = Path(config.offline_store.lake)
     root = root if root.is_absolute() else Path(str(config.repo_path)) / root
-    scan = pl.scan_delta(str(root / source.path))
+    scan = pl.scan_delta(str(root / source.path), version=config.offline_store.versions.get(source.path))
     if since is not None:
         scan = scan.filter(pl.col("event_timestamp") >= pl.lit(since).cast(INSTANT))
     if until is not None:

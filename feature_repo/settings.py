@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     runner_port: int = Field(8080, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
+    schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
     source: str = Field("", description="Folder or URL of CSV/Parquet files; empty: bundled data.")
 
     @property

@@ -4,14 +4,17 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from feature_repo.contract import FeatureTable, Period, Problem
 from feature_repo.errors import StoreUnavailable
+
+if TYPE_CHECKING:
+    from feature_repo.lake import Snapshot
 
 STAMP = "event_timestamp"
 
@@ -30,13 +33,13 @@ class OnlineVector:
 
 
 class FeatureStore:
-    """One problem's features under one home."""
+    """One problem's features under one home, read at a snapshot's table versions if one is given."""
 
-    def __init__(self, home: Path, problem: Problem) -> None:
+    def __init__(self, home: Path, problem: Problem, snapshot: "Snapshot | None" = None) -> None:
         os.environ.setdefault("FEAST_USAGE", "False")
         self._home = home
         self._problem = problem
-        self._store = self._open()
+        self._store = self._open(dict(snapshot.versions) if snapshot else {})
 
     def apply(self) -> None:
         """Register the problem's views and service, and make the online tables. Safe to repeat."""
@@ -73,8 +76,8 @@ class FeatureStore:
         return len(newest)
 
     def write_period(self, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
-        """Write what the period's ticks say, of feature frames by table name; return rows written."""
-        within = pl.col(STAMP).is_between(period.since, period.until, closed="left")
+        """Write what the ticks in (since, until] say, of frames by table name; return rows written."""
+        within = pl.col(STAMP).is_between(period.since, period.until, closed="right")
         return sum(
             self.write_online(self._problem.table(name), frame.filter(within))
             for name, frame in frames.items()
@@ -117,7 +120,7 @@ class FeatureStore:
                 values[name] = None if value is None or value != value else float(value)
         return OnlineVector(values, tuple(missing), expired)
 
-    def _open(self) -> Any:
+    def _open(self, versions: dict[str, int]) -> Any:
         from feast import FeatureStore as Feast
         from feast.repo_config import RepoConfig
 
@@ -131,6 +134,7 @@ class FeatureStore:
                 offline_store={
                     "type": "feature_repo.offline_store.LakeOfflineStore",
                     "lake": str(self._home / "lake"),
+                    "versions": versions,
                 },
                 repo_path=Path(__file__).parent,
                 entity_key_serialization_version=3,
@@ -145,8 +149,3 @@ class FeatureStore:
             next_step=f"Look at {self._home / 'feast'}; run ingest to fill it anew.",
         )
 
-
-def newest_stamps(frames: Mapping[str, pl.DataFrame]) -> dict[str, datetime]:
-    """Return each feature table's newest tick, in UTC."""
-    stamps = {name: frame[STAMP].max() for name, frame in frames.items() if len(frame)}
-    return {name: stamp.astimezone(UTC) for name, stamp in stamps.items() if isinstance(stamp, datetime)}

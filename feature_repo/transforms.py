@@ -1,6 +1,7 @@
 """Each feature's one computation, pure. Both paths, offline and online, are fed by these functions.
 
-Ticks are instants in UTC. What a function returns for a tick uses only rows known by then.
+Ticks are instants in UTC. What a function returns for a tick uses only rows known before it, so that
+the tick at a batch's end is settled by that batch.
 """
 
 from collections.abc import Sequence
@@ -18,23 +19,22 @@ DEPARTURE_CAP, ARRIVAL_CAP = (-30, 240), (-60, 240)
 
 
 def hourly_ticks(period: Period) -> list[datetime]:
-    """Return the full hours in [since, until)."""
-    tick = period.since.replace(minute=0, second=0, microsecond=0)
-    tick += timedelta(hours=tick < period.since)
+    """Return the full hours in (since, until]."""
+    tick = period.since.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     ticks = []
-    while tick < period.until:
+    while tick <= period.until:
         ticks.append(tick)
         tick += timedelta(hours=1)
     return ticks
 
 
 def daily_ticks(period: Period) -> list[datetime]:
-    """Return the local midnights in [since, until), in UTC: 23, 24 or 25 hours apart."""
+    """Return the local midnights in (since, until], in UTC: 23, 24 or 25 hours apart."""
     zone = ZoneInfo(TIME_ZONE)
     day = period.since.astimezone(zone).date()
     ticks = []
-    while (tick := datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)) < period.until:
-        if tick >= period.since:
+    while (tick := datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC)) <= period.until:
+        if tick > period.since:
             ticks.append(tick)
         day += timedelta(days=1)
     return ticks
@@ -92,7 +92,7 @@ def late_shares(
 def recent_movements(
     raw: Frames, ticks: Sequence[datetime], keys: Sequence[str], prefix: str
 ) -> pl.DataFrame:
-    """Return, per key and full hour, how the last RECENT_HOURS went: (tick - 3 h, tick].
+    """Return, per key and full hour, how the last RECENT_HOURS went: [tick - 3 h, tick).
 
     Take-offs and landings count from when they were known. A flight is overdue at a tick if it was
     scheduled within the window and had not left by the tick; a cancelled one looks the same.
@@ -107,7 +107,7 @@ def recent_movements(
     )
     departed = raw["departures"].select("flight_id", departed_at="known_at")
     due = _in_windows(raw["schedule"], "scheduled_departure").join(departed, on="flight_id", how="left")
-    waiting = pl.col("departed_at").is_null() | (pl.col("departed_at") > pl.col(STAMP))
+    waiting = pl.col("departed_at").is_null() | (pl.col("departed_at") >= pl.col(STAMP))
     due = due.group_by(*keys, STAMP).agg(
         pl.len().cast(pl.Float64).alias(f"{prefix}_flights_3h"),
         waiting.mean().alias(f"{prefix}_overdue_3h"),
@@ -118,31 +118,35 @@ def recent_movements(
 
 
 def observed_weather(raw: Frames, ticks: Sequence[datetime]) -> pl.DataFrame:
-    """Return, per airport and full hour, the observation known at that hour and how it has changed."""
-    by_origin = {"index_column": "known_at", "group_by": "origin"}
-    seen = raw["weather"].sort("origin", "known_at")
+    """Return, per airport and full hour, the observation just made and how it has changed."""
+    seen = raw["weather"].sort("origin", "observed_at")
+    hours = {"index_column": "observed_at", "group_by": "origin"}
     # Summed as whole hundredths: a running sum of floats depends on where the batch began.
     hundredths = (pl.col("precip") * 100).round().cast(pl.Int64)
-    rain = seen.rolling(period="6h", **by_origin).agg(precip_6h=hundredths.sum() / 100)
-    before = seen.select("origin", pl.col("known_at").dt.offset_by("3h"), pressure_before=pl.col("pressure"))
+    rain = seen.rolling(period="6h", **hours).agg(precip_6h=hundredths.sum() / 100)
+    before = seen.select("origin", pl.col("observed_at").dt.offset_by("3h"), pressure_before=pl.col("pressure"))
+    on = ["origin", "observed_at"]
     return (
-        seen.join(rain, on=["origin", "known_at"])
-        .join(before, on=["origin", "known_at"], how="left")
-        .filter(pl.col("known_at").is_in(list(ticks)))
+        seen.join(rain, on=on)
+        .join(before, on=on, how="left")
         .select(
             "origin",
-            pl.col("known_at").alias(STAMP),
+            _next_hour("known_at").alias(STAMP),
             *("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "precip_6h", "pressure", "visib"),
             pressure_change_3h=pl.col("pressure") - pl.col("pressure_before"),
         )
+        .filter(pl.col(STAMP).is_in(list(ticks)))
     )
 
 
 def _in_windows(frame: pl.DataFrame, at: str) -> pl.DataFrame:
-    # Each row belongs to the RECENT_HOURS full hours that follow it; one on the hour, to that hour too.
-    first = (pl.col(at) - pl.duration(microseconds=1)).dt.truncate("1h")
-    hours = [first + pl.duration(hours=i + 1) for i in range(RECENT_HOURS)]
+    # Each row belongs to the windows of the RECENT_HOURS full hours that follow it.
+    hours = [_next_hour(at) + pl.duration(hours=i) for i in range(RECENT_HOURS)]
     return frame.with_columns(pl.concat_list(hours).alias(STAMP)).explode(STAMP)
+
+
+def _next_hour(at: str) -> pl.Expr:
+    return pl.col(at).dt.truncate("1h") + pl.duration(hours=1)
 
 
 def _stamp(tick: datetime) -> pl.Expr:
