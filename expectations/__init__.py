@@ -1,0 +1,1 @@
+"""What the data must satisfy before it may land."""

@@ -1,0 +1,117 @@
+"""The only caller of Great Expectations: run(frame, suite) -> a report with the failing rows."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import polars as pl
+
+from expectations.rules import Rule
+from feature_repo.contract import RawTable
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A rule that did not hold; `rows` are positions in the frame, none for a batch rule."""
+
+    rule: str
+    scope: str
+    observed: str
+    rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What validation found in one batch."""
+
+    failures: tuple[Failure, ...]
+    rules_run: int
+
+    @property
+    def stops(self) -> tuple[Failure, ...]:
+        """Failures that concern the batch as a whole."""
+        return tuple(failure for failure in self.failures if failure.scope == "batch")
+
+    def broken_rules(self) -> dict[int, list[str]]:
+        """Return, for each failing row's position, the rules that it broke."""
+        broken: dict[int, list[str]] = {}
+        for failure in self.failures:
+            for row in failure.rows:
+                broken.setdefault(row, []).append(failure.rule)
+        return broken
+
+
+def check_schema(frame: pl.DataFrame, table: RawTable) -> Report:
+    """Compare column names and types with the table's; order does not matter."""
+    failures = []
+    expected = {name: pl.DataFrame(schema={name: kind}).dtypes[0] for name, kind in table.schema.items()}
+    for name, kind in expected.items():
+        if name not in frame.columns:
+            failures.append(Failure(f"column {name} exists", "batch", "missing"))
+        elif frame[name].dtype != kind:
+            failures.append(Failure(f"column {name} is {kind}", "batch", f"is {frame[name].dtype}"))
+    for name in frame.columns:
+        if name not in expected:
+            failures.append(Failure("no unknown column", "batch", f"column {name}"))
+    return Report(tuple(failures), len(expected))
+
+
+def run(frame: pl.DataFrame, suite: Sequence[Rule]) -> Report:
+    """Run every rule of the suite over the frame."""
+    import great_expectations as gx
+
+    expectations = [getattr(gx.expectations, rule.expect)(**rule.arguments) for rule in suite]
+    batch = _batch_definition().get_batch({"dataframe": frame.to_pandas()})
+    result = batch.validate(
+        gx.ExpectationSuite(name="batch", expectations=expectations),
+        result_format={"result_format": "COMPLETE"},
+    )
+    # Results may come in another order than the rules went in: each is matched by what it says.
+    found = {_identity(r.expectation_config.type, r.expectation_config.kwargs): r for r in result.results}
+    failures = []
+    for rule, expectation in zip(suite, expectations, strict=True):
+        one = found[_identity(expectation.configuration.type, expectation.configuration.kwargs)]
+        failure = _read(rule, one)
+        if failure is not None:
+            failures.append(failure)
+    return Report(tuple(failures), len(suite))
+
+
+def _read(rule: Rule, result: Any) -> Failure | None:
+    raised = [i for i in _exceptions(result.exception_info) if i.get("raised_exception")]
+    if raised:
+        # An expectation that could not be computed has not passed.
+        return Failure(rule.name, "batch", f"could not be computed: {raised[0].get('exception_message')}")
+    details = result.result or {}
+    rows = tuple(sorted(set(details.get("unexpected_index_list") or ())))
+    if rule.scope == "row":
+        observed = ", ".join(str(v) for v in (details.get("partial_unexpected_list") or [])[:5])
+        return Failure(rule.name, "row", observed, rows) if rows else None
+    if result.success:
+        return None
+    return Failure(rule.name, "batch", str(details.get("observed_value")))
+
+
+def _exceptions(info: Any) -> list[dict[str, Any]]:
+    # One exception comes as itself, several as a mapping from metric to exception.
+    if not info:
+        return []
+    return [info] if "raised_exception" in info else [i for i in info.values() if isinstance(i, dict)]
+
+
+def _identity(kind: str, arguments: Any) -> str:
+    kept = {k: v for k, v in dict(arguments).items() if v is not None and k != "batch_id"}
+    return f"{kind} {sorted((k, str(v)) for k, v in kept.items())}"
+
+
+@lru_cache(maxsize=1)
+def _batch_definition() -> Any:
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+    import great_expectations as gx
+
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    asset = context.data_sources.add_pandas("frames").add_dataframe_asset("batch")
+    return asset.add_batch_definition_whole_dataframe("whole")
