@@ -85,6 +85,7 @@ class Problem:
     target        0/1 column; null where the outcome never comes (say which in `excluded`)
     prior         the answer of last resort, before any model was ever promoted
     request_fields  what `add_request_features` reads of a request
+    known_ahead   how long before `start` the first rows were known (a timetable, say)
     horizon       longest wait from decision to outcome; labels older than that are mature
     """
 
@@ -94,6 +95,7 @@ class Problem:
     target: str
     prior: float
     horizon: timedelta
+    known_ahead: timedelta
     time_zone: str
     start: datetime
     end: datetime

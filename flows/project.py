@@ -1,0 +1,95 @@
+"""The wiring point: settings become the objects that the flows pass around."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import polars as pl
+
+from expectations.rules import Rule
+from feature_repo.contract import Period, Problem
+from feature_repo.lake import Lake
+from feature_repo.settings import Settings, load_settings
+from feature_repo.source import Fetch
+
+if TYPE_CHECKING:
+    from feature_repo.store import FeatureStore
+    from services.journal import Journal
+    from services.models import Registry
+
+Suite = Callable[[str, Period], Sequence[Rule]]
+AddColumns = Callable[[str, pl.DataFrame], pl.DataFrame]
+
+
+@dataclass(frozen=True)
+class Project:
+    """One problem on one home: its data, rules, estimator and the tools that hold its state."""
+
+    settings: Settings
+    problem: Problem
+    fetch: Fetch
+    suite: Suite
+    add_check_columns: AddColumns
+    build_estimator: Callable[[], Any]
+    lake: Lake
+
+    @cached_property
+    def store(self) -> "FeatureStore":
+        """The feature store; importing Feast takes seconds, so it is opened when first used."""
+        from feature_repo.store import FeatureStore
+
+        store = FeatureStore(self.settings.home, self.problem)
+        store.apply()
+        return store
+
+    @cached_property
+    def journal(self) -> "Journal":
+        """The journal of predictions and outcomes."""
+        from services.journal import Journal
+
+        return Journal(self.settings.home / "journal" / "journal.db")
+
+    @cached_property
+    def registry(self) -> "Registry":
+        """The model registry."""
+        from services.models import Registry
+
+        return Registry(self.settings.mlflow_url, self.problem.name)
+
+    def day(self, day: date) -> Period:
+        """Return a local day of the problem's time zone as a period: 23, 24 or 25 hours."""
+        zone = ZoneInfo(self.problem.time_zone)
+        since = datetime(day.year, day.month, day.day, tzinfo=zone)
+        until = datetime(*(day + timedelta(days=1)).timetuple()[:3], tzinfo=zone)
+        return Period(to_utc(since), to_utc(until))
+
+    def local_day(self, instant: datetime) -> date:
+        """Return the local date of an instant."""
+        return instant.astimezone(ZoneInfo(self.problem.time_zone)).date()
+
+
+def open_project(settings: Settings | None = None) -> Project:
+    """Return the bundled problem on the home that the settings name."""
+    from expectations import raw
+    from feature_repo.problem import PROBLEM
+    from feature_repo.source import open_source
+    from flows.model import build_estimator
+
+    settings = settings or load_settings()
+    return Project(
+        settings=settings,
+        problem=PROBLEM,
+        fetch=open_source(settings.source),
+        suite=raw.suite,
+        add_check_columns=raw.add_check_columns,
+        build_estimator=build_estimator,
+        lake=Lake(settings.home / "lake"),
+    )
+
+
+def to_utc(instant: datetime) -> datetime:
+    """Return the same instant in UTC."""
+    return instant.astimezone(ZoneInfo("UTC"))
