@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc  # type: ignore[import-untyped]
+from scipy.special import chdtrc
 
 Column = NDArray[np.float64] | NDArray[np.object_]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata  # type: ignore[import-untyped]
+from scipy.stats import norm, rankdata
 
 Floats = NDArray[np.float64]
 
@@ -25,7 +25,6 @@ class QualityPolicy:
     min_class        30 of each outcome, below which DeLong's normal interval is not to be trusted.
     min_share        80% of the labels must have arrived, or those that come first stand for all.
     level            95% intervals.
-    draws, seed      bootstrap for the skill: 400 draws fix a 95% end to about a tenth of its width.
     """
 
     auc_tolerance: float = 0.03
@@ -35,8 +34,6 @@ class QualityPolicy:
     min_class: int = 30
     min_share: float = 0.8
     level: float = 0.95
-    draws: int = 400
-    seed: int = 20130101
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +113,7 @@ def measure_quality(scores: Floats, outcomes: Floats, policy: QualityPolicy = Qu
     loss = -float(np.mean(outcomes * np.log(safe) + (1 - outcomes) * np.log(1 - safe)))
     brier = float(np.mean((scores - outcomes) ** 2))
     auc = measure_auc(scores, outcomes, policy.level)
-    skill = measure_skill(scores, outcomes, policy)
+    skill = measure_skill(scores, outcomes, policy.level)
     ratio = measure_calibration(safe, outcomes, policy.level)
     return Quality(len(scores), rate, auc, loss, brier, skill, ratio)
 
@@ -133,14 +130,20 @@ def measure_auc(scores: Floats, outcomes: Floats, level: float = 0.95) -> Interv
     return Interval(auc, max(0.0, auc - spread), min(1.0, auc + spread))
 
 
-def measure_skill(scores: Floats, outcomes: Floats, policy: QualityPolicy = QualityPolicy()) -> Interval:
-    """Brier skill over the rows' own base rate, 1 - Brier / (rate (1 - rate)), by seeded bootstrap."""
-    error = (scores - outcomes) ** 2
-    rng = np.random.default_rng(policy.seed)
-    drawn = [rng.integers(0, len(error), len(error)) for _ in range(policy.draws)]
-    tail = (1 - policy.level) / 2
-    low, high = np.quantile([_skill(error[i], outcomes[i]) for i in drawn], [tail, 1 - tail])
-    return Interval(_skill(error, outcomes), float(low), float(high))
+def measure_skill(scores: Floats, outcomes: Floats, level: float = 0.95) -> Interval:
+    """Brier skill over the rows' own base rate, 1 - Brier / (rate (1 - rate)).
+
+    The interval is the delta method's, through both Brier and rate: its ends agree with a bootstrap's
+    within a tenth of the width at 500 rows (tested), it needs no seed and costs nothing.
+    """
+    error, rate = (scores - outcomes) ** 2, float(outcomes.mean())
+    spread = rate * (1 - rate)
+    if spread == 0:
+        return Interval(0.0, 0.0, 0.0)
+    brier = float(error.mean())
+    pull = -(error - brier) / spread + brier * (1 - 2 * rate) * (outcomes - rate) / spread**2
+    skill, wide = 1 - brier / spread, float(norm.ppf(0.5 + level / 2) * pull.std() / np.sqrt(len(pull)))
+    return Interval(skill, skill - wide, skill + wide)
 
 
 def measure_calibration(scores: Floats, outcomes: Floats, level: float = 0.95) -> Interval:
@@ -172,15 +175,7 @@ def _find_bias(now: Quality, policy: QualityPolicy) -> list[tuple[str, str]]:
     return [("overrating", told)] if now.calibration.high < low else []
 
 
-def _skill(error: Floats, outcomes: Floats) -> float:
-    rate = outcomes.mean()
-    spread = rate * (1 - rate)
-    return float(1 - error.mean() / spread) if spread > 0 else 0.0
-
-
-def _find_missing(
-    now: Floats, then: Floats, arrived: float, mature: bool, policy: QualityPolicy
-) -> str:
+def _find_missing(now: Floats, then: Floats, arrived: float, mature: bool, policy: QualityPolicy) -> str:
     checks: tuple[tuple[bool, Callable[[], str]], ...] = (
         (not mature, lambda: f"{arrived:.0%} of the labels are here and the wait for the rest is not over"),
         (arrived < policy.min_share, lambda: f"{arrived:.0%} of the labels, {policy.min_share:.0%} needed"),

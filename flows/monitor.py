@@ -1,0 +1,336 @@
+"""The monitor: one window of answers against what the champion was built on. The only caller of Evidently."""
+
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from prefect import flow, task
+
+from feature_repo.contract import Period, Problem
+from feature_repo.errors import NotEnoughData
+from feature_repo.lake import Lake
+from flows.label import TABLE as LABELS
+from flows.label import Predictions, read_labels
+from flows.policy.drift import ColumnDrift, DriftColumn, DriftPolicy, judge_drift
+from flows.policy.quality import QualityVerdict, judge_quality
+from flows.policy.trigger import Trigger, TriggerPolicy, decide, name_breaches
+from flows.served import (
+    Champion,
+    list_columns,
+    parse_features,
+    pick_served,
+    read_champion,
+    share_flagged,
+    to_arrays,
+)
+from flows.verdicts import (
+    WindowVerdict,
+    describe,
+    name_window,
+    read_history,
+    read_known,
+    read_requests,
+    record_request,
+    record_verdict,
+)
+
+EVENT = "perennial.verdict.retrain"
+POLICY = TriggerPolicy()
+NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
+REPORT_ROWS = 5_000  # a side: Evidently's time grows with the rows, its pictures do not improve
+REPORT_SEED = 20130101
+Emit = Callable[[str, Mapping[str, Any]], None]
+Publish = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """One run of the monitor: verdicts of the windows that were due, and what the latest one decides."""
+
+    verdicts: tuple[WindowVerdict, ...] = ()
+    trigger: Trigger = NOTHING_YET
+    asked: bool = False  # a retrain was asked for in this very run
+
+
+def monitor_window(
+    lake: Lake,
+    journal: Predictions,
+    problem: Problem,
+    package: Path,
+    window: Period,
+    *,
+    reports: Path,
+    version: str,
+    asof: datetime | None = None,
+    policy: TriggerPolicy = POLICY,
+) -> WindowVerdict:
+    """Judge the version's answers of the window by labels known before `asof`, and record the verdict.
+
+    `asof` defaults to the window's end plus the horizon, when its last label is mature: a run of the
+    same window then gives the same verdict, whenever it happens.
+    """
+    champion, matures = read_champion(package, version), window.until + problem.horizon
+    seen = asof or matures
+    answers = journal.read_predictions(window)
+    served = pick_served(answers, version)
+    current, columns = parse_features(served, champion.contract), list_columns(champion.contract, problem)
+    labels = read_labels(lake, window, seen).filter(model_version=version, served_by="champion")
+    quality = _judge_labels(labels, served, champion, problem.target, mature=seen >= matures)
+    drift = judge_drift(to_arrays(champion.reference, columns), to_arrays(current, columns), columns)
+    coverage = len(served) / answers["entity"].n_unique() if len(answers) else 0.0
+    told = f"{len(served)} things answered by v{version}, {coverage:.1%} of those answered in the window"
+    verdict = WindowVerdict(
+        window=window,
+        asof=seen,
+        version=version,
+        answers=len(answers),
+        rows=len(served),
+        coverage=coverage,
+        flagged=share_flagged(served),
+        quality=quality,
+        drift=drift,
+        score_drift=_judge_scores(champion.reference, current),
+        breaches=name_breaches(quality.breaches, drift.drifted_importance, policy),
+        reasons=(told, *quality.reasons, *drift.reasons),
+    )
+    if drift.enough:
+        drawn = _attach_labels(current, labels, problem.target) if quality.quality else current
+        verdict = _report(verdict, drawn, champion.reference, columns, target=problem.target, folder=reports)
+    record_verdict(lake, verdict)
+    return verdict
+
+
+def evaluate(
+    lake: Lake,
+    problem: Problem,
+    window: Period,
+    champion: Champion,
+    *,
+    now: datetime,
+    emit: Emit,
+    policy: TriggerPolicy = POLICY,
+) -> tuple[Trigger, bool]:
+    """Decide over the version's recorded windows and, if they say so, ask for a retrain once an incident.
+
+    The request is recorded after the event was taken: a kill in between sends it again, under the same
+    event id and window, by which the retrain runs once. Returns the decision and whether it asked now.
+    """
+    requests, key = read_requests(lake, champion.version), name_window(window, champion.version)
+    # The version still serves, so whatever was asked for before brought no new champion.
+    rejected = max((at for at in requests.values() if at < window.until), default=None)
+    history = read_history(lake, champion.version, window.until)
+    trigger = decide(history, policy, trained=champion.trained_until, rejected=rejected)
+    if not trigger.retrain or key in requests:
+        return trigger, False
+    payload = {
+        "until": now.isoformat(),
+        "window": key,
+        "model_version": champion.version,
+        "causes": ", ".join(trigger.causes),
+        "reasons": "; ".join(trigger.reasons),
+    }
+    emit(problem.name, payload)
+    record_request(lake, key, champion.version, window.until, payload)
+    return trigger, True
+
+
+def list_windows(problem: Problem, until: datetime, policy: TriggerPolicy = POLICY) -> list[Period]:
+    """Return the last `of` windows whose labels are all mature at `until`, oldest first.
+
+    Windows follow each other from the problem's start, so that no answer is judged in two.
+    """
+    count = max(0, (until - problem.horizon - problem.start) // policy.window)
+    starts = [problem.start + i * policy.window for i in range(max(0, count - policy.of), count)]
+    return [Period(start, start + policy.window) for start in starts]
+
+
+def run_monitor(
+    lake: Lake,
+    journal: Predictions,
+    problem: Problem,
+    package: Path,
+    reports: Path,
+    *,
+    version: str,
+    until: datetime,
+    again: bool = False,
+    emit: Emit | None = None,
+    publish: Publish | None = None,
+    policy: TriggerPolicy = POLICY,
+) -> Findings:
+    """Judge every window that is due at `until` and has no verdict yet; with `again` the latest one anew.
+
+    On a day on which no window matures it only decides again: what a killed run left unsaid is said.
+    """
+    champion = read_champion(package, version)
+    due = [w for w in list_windows(problem, until, policy) if w.until > champion.trained_until]
+    known = read_known(lake)
+    fresh = [w for w in due if name_window(w, version) not in known] or (due[-1:] if again else [])
+    findings = Findings()
+    for window in fresh or due[-1:]:
+        judged = (
+            monitor_window(
+                lake, journal, problem, package, window, reports=reports, version=version, policy=policy
+            )
+            if window in fresh
+            else None
+        )
+        trigger, asked = evaluate(
+            lake, problem, window, champion, now=until, emit=emit or emit_retrain, policy=policy
+        )
+        if judged:
+            (publish or publish_verdict)(problem.name, describe(judged, trigger, str(reports)))
+        verdicts = (*findings.verdicts, judged) if judged else findings.verdicts
+        findings = Findings(verdicts, trigger, findings.asked or asked)
+    return findings
+
+
+def emit_retrain(name: str, payload: Mapping[str, Any]) -> None:
+    """Send the event that asks for a retrain, and return only when the Prefect server has taken it.
+
+    Prefect's emit_event hands over to a thread that drops events when the server is away: the retrain
+    would be lost silently. This raises instead.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.events import Event
+    from prefect.runtime import flow_run
+
+    run = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
+    event = Event(
+        event=EVENT,
+        occurred=datetime.now(UTC),
+        resource={"prefect.resource.id": f"perennial.model.{name}", "prefect.resource.name": name},
+        related=[run] if flow_run.id else [],
+        payload=dict(payload),
+        id=uuid.uuid5(uuid.NAMESPACE_URL, f"{EVENT}/{name}/{payload['window']}"),
+    )
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()
+
+
+def publish_verdict(name: str, markdown: str) -> None:
+    """Show the verdict as an artifact of the run."""
+    from prefect.artifacts import create_markdown_artifact
+
+    create_markdown_artifact(key=f"verdict-{name}", markdown=markdown, description=f"Monitor of {name}")
+
+
+def _judge_labels(
+    labels: pl.DataFrame, served: pl.DataFrame, champion: Champion, target: str, *, mature: bool
+) -> QualityVerdict:
+    told = labels.filter(pl.col("outcome").is_not_null())
+    held = champion.reference.filter(pl.col(target).is_not_null())
+    now = told["score"].to_numpy(), told["outcome"].to_numpy()
+    then = held["score"].cast(pl.Float64).to_numpy(), held[target].cast(pl.Float64).to_numpy()
+    arrived = min(1.0, len(labels) / len(served)) if len(served) else 0.0
+    return judge_quality(now, then, arrived=arrived, mature=mature)
+
+
+def _judge_scores(reference: pl.DataFrame, current: pl.DataFrame) -> ColumnDrift | None:
+    column = [DriftColumn("score", "number")]
+    verdict = judge_drift(to_arrays(reference, column), to_arrays(current, column), column)
+    return verdict.columns[0] if verdict.enough else None
+
+
+def _attach_labels(current: pl.DataFrame, labels: pl.DataFrame, target: str) -> pl.DataFrame:
+    told = labels.filter(pl.col("outcome").is_not_null())
+    return current.join(told.select("prediction_id", pl.col("outcome").alias(target)), on="prediction_id")
+
+
+def _report(
+    verdict: WindowVerdict,
+    current: pl.DataFrame,
+    reference: pl.DataFrame,
+    columns: list[DriftColumn],
+    *,
+    target: str,
+    folder: Path,
+) -> WindowVerdict:
+    """Save Evidently's report as HTML with JSON beside it; with quality where the rows carry labels."""
+    started = time.perf_counter()
+    from evidently import BinaryClassification, DataDefinition, Dataset, Report
+    from evidently.metrics import ValueDrift
+    from evidently.presets import ClassificationQuality
+
+    watched = [*columns, DriftColumn("score", "number")]
+    # A column without any value has no distribution to draw.
+    drawn = [c for c in watched if current[c.name].count() and reference[c.name].count()]
+    labelled = target in current.columns
+    definition = DataDefinition(
+        numerical_columns=[c.name for c in drawn if c.kind == "number"],
+        categorical_columns=[c.name for c in drawn if c.kind != "number"],
+        classification=[BinaryClassification(target=target, prediction_probas="score", pos_label=1)]
+        if labelled
+        else None,
+    )
+    names = [*(c.name for c in drawn), *([target] if labelled else [])]
+    sides = [
+        Dataset.from_pandas(_sample(frame.select(names), target), data_definition=definition)
+        for frame in (current, reference)
+    ]
+    drifts = [ValueDrift(column=c.name, method="psi", threshold=DriftPolicy().large) for c in drawn]
+    snapshot = Report(
+        [*drifts, *([ClassificationQuality()] if labelled else [])],
+        metadata={"window": str(verdict.window), "model_version": verdict.version},
+    ).run(*sides, name=verdict.key, timestamp=verdict.asof)
+    folder.mkdir(parents=True, exist_ok=True)
+    for save, suffix in ((snapshot.save_json, "json"), (snapshot.save_html, "html")):
+        part = folder / f".{verdict.key}.{suffix}"
+        save(str(part))
+        part.replace(folder / f"{verdict.key}.{suffix}")
+    return replace(verdict, report=f"{verdict.key}.html", report_seconds=time.perf_counter() - started)
+
+
+def _sample(frame: pl.DataFrame, target: str) -> Any:
+    rows = frame.sample(REPORT_ROWS, seed=REPORT_SEED) if len(frame) > REPORT_ROWS else frame
+    if target in rows.columns:
+        # Evidently compares the target with its positive label as integers, and takes no nulls there.
+        rows = rows.filter(pl.col(target).is_not_null()).with_columns(pl.col(target).cast(pl.Int64))
+    return rows.to_pandas()
+
+
+@task(name="monitor")
+def monitor_step(
+    lake: Lake, journal: Predictions, problem: Problem, package: Path, reports: Path, *, version: str,
+    until: datetime,
+) -> Findings:  # fmt: skip
+    """Run the monitor as a step of a larger flow."""
+    return run_monitor(lake, journal, problem, package, reports, version=version, until=until)
+
+
+@flow(name="monitor", log_prints=True)
+def monitor(until: datetime | None = None) -> dict[str, Any]:
+    """Judge the champion on its latest complete window; `until` is the logical time to look from."""
+    from services.journal import Journal
+    from services.models import Registry
+
+    from feature_repo.problem import PROBLEM
+    from feature_repo.settings import load_settings
+
+    settings = load_settings()
+    lake = Lake(settings.home / "lake")
+    now = until or lake.latest(LABELS, by="known_at")
+    registry = Registry(settings.mlflow_url, PROBLEM.name)
+    version = registry.aliases().get("champion")
+    if now is None or version is None:
+        raise NotEnoughData(
+            f"monitor of {PROBLEM.name}",
+            got=f"champion {version}, newest label {now}",
+            expected="a champion and labels of its answers",
+            next_step="Promote a model, send it requests, then run label.",
+        )
+    journal = Journal(settings.home / "journal" / "journal.db")
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(registry.download(version, Path(folder)))
+        findings = run_monitor(
+            lake, journal, PROBLEM, package, settings.home / "reports",
+            version=str(version), until=now, again=True,
+        )  # fmt: skip
+    print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
+    return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}
