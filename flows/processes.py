@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable
 
 import psutil
@@ -60,11 +61,31 @@ def end_processes(processes: Iterable[psutil.Process], grace: float) -> int:
     there = list(processes)
     for process in there:
         _send(process, signal.SIGTERM)
-    _, left = psutil.wait_procs(there, timeout=grace)
-    for process in left:
+    for process in _await_end(there, grace):
         _send(process, signal.SIGKILL)
-    psutil.wait_procs(left, timeout=5)
+    _await_end(there, 5)
     return len(there)
+
+
+def _await_end(there: Iterable[psutil.Process], limit: float) -> list[psutil.Process]:
+    """Wait until all have ended or `limit` seconds have passed; return those still there.
+
+    A zombie has ended: only its parent, which may be busy, can put it away.
+    """
+    deadline = time.monotonic() + limit
+    left = [process for process in there if is_alive(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [process for process in left if is_alive(process)]
+    return left
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Tell whether the process runs: it exists, is the same one, and is no zombie."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def find_process(pid: int | None, created: float | None) -> psutil.Process | None:
@@ -73,8 +94,8 @@ def find_process(pid: int | None, created: float | None) -> psutil.Process | Non
         return None
     try:
         process = psutil.Process(pid)
-        alive = process.status() != psutil.STATUS_ZOMBIE
-        return process if alive and abs(process.create_time() - (created or 0)) < 1 else None
+        same = abs(process.create_time() - (created or 0)) < 1
+        return process if same and is_alive(process) else None
     except psutil.Error:
         return None
 
