@@ -1,0 +1,174 @@
+"""The gate: may this candidate take over? Closed by default; every check must hold.
+
+Differences are paired, row by row, and their interval comes from resampling whole days: flights of one
+day share its weather, so rows are far from independent (a block bootstrap, Kunsch 1989).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What the gate asks for.
+
+    min_rows          labelled rows that neither model was fitted on
+    min_days          whole days among them: the bootstrap resamples days
+    min_slice_rows    a smaller slice is shown, not judged
+    level             confidence of the overall interval; slices share its error (Bonferroni)
+    max_bias          |mean prediction - observed rate| of the candidate, a fifth of a typical rate
+    max_latency_ms    95th percentile of one answer in a clean process
+    resamples, seed   of the bootstrap
+    """
+
+    min_rows: int = 2_000
+    min_days: int = 7
+    min_slice_rows: int = 300
+    level: float = 0.95
+    max_bias: float = 0.05
+    max_latency_ms: float = 50.0
+    resamples: int = 2_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that the gate looked at."""
+
+    name: str
+    passed: bool
+    got: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """All checks, and what they amount to."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """True only if there are checks and each of them holds."""
+        return bool(self.checks) and all(check.passed for check in self.checks)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What kept the gate closed, in words."""
+        return tuple(f"{c.name}: {c.got}, expected {c.expected}" for c in self.checks if not c.passed)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The rows that both are judged on, and what a clean process said of the candidate.
+
+    outcomes      (n,) 0/1
+    candidate     (n,) probabilities
+    rivals        name -> (n,) probabilities: the champion, or the base rate and a linear model
+    days          (n,) integers: which day each row belongs to
+    slices        name of a slicing column -> (n,) labels
+    latency_ms    95th percentile of one answer in a clean process; None if it did not answer
+    complaint     why it did not answer, or ""
+    """
+
+    outcomes: Floats
+    candidate: Floats
+    rivals: Mapping[str, Floats]
+    days: NDArray[np.int64]
+    slices: Mapping[str, NDArray[Any]]
+    latency_ms: float | None
+    complaint: str = ""
+
+
+def judge(evidence: Evidence, policy: GatePolicy = GatePolicy()) -> GateVerdict:
+    """Return the verdict on a candidate."""
+    checks = [_answers(evidence, policy), _enough(evidence, policy)]
+    if not checks[1].passed or not evidence.rivals:
+        rivals = Check("rivals", bool(evidence.rivals), f"{len(evidence.rivals)} rivals", "one or more")
+        return GateVerdict((*checks, rivals))
+    for name, scores in evidence.rivals.items():
+        checks.append(_better(name, evidence, scores, policy))
+    checks.append(_unbiased(evidence, policy))
+    champion = evidence.rivals.get("champion")
+    if champion is not None:
+        checks.extend(_no_slice_worse(evidence, champion, policy))
+    return GateVerdict(tuple(checks))
+
+
+def log_loss(outcomes: Floats, scores: Floats) -> Floats:
+    """Return each row's log loss, in nats."""
+    p = np.clip(scores, 1e-6, 1 - 1e-6)
+    return -(outcomes * np.log(p) + (1 - outcomes) * np.log(1 - p))
+
+
+def resample_days(
+    difference: Floats, days: NDArray[np.int64], level: float, resamples: int, seed: int
+) -> tuple[float, float, float]:
+    """Return (mean, low, high) of a row-wise difference, resampling whole days."""
+    _, block = np.unique(days, return_inverse=True)
+    sums, sizes = np.bincount(block, difference), np.bincount(block)
+    draws = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
+    means = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(difference.mean()), float(low), float(high)
+
+
+def _answers(evidence: Evidence, policy: GatePolicy) -> Check:
+    expected = f"an answer within {policy.max_latency_ms:g} ms (95th percentile)"
+    if evidence.latency_ms is None:
+        return Check("loads and answers in a clean process", False, evidence.complaint, expected)
+    passed = evidence.latency_ms <= policy.max_latency_ms
+    return Check("loads and answers in a clean process", passed, f"{evidence.latency_ms:.1f} ms", expected)
+
+
+def _enough(evidence: Evidence, policy: GatePolicy) -> Check:
+    rows, days = len(evidence.outcomes), len(np.unique(evidence.days))
+    return Check(
+        "newer labelled data",
+        rows >= policy.min_rows and days >= policy.min_days,
+        f"{rows} rows of {days} days that no rival was fitted on",
+        f"{policy.min_rows} rows of {policy.min_days} days or more",
+    )
+
+
+def _better(name: str, evidence: Evidence, scores: Floats, policy: GatePolicy) -> Check:
+    difference = log_loss(evidence.outcomes, evidence.candidate) - log_loss(evidence.outcomes, scores)
+    mean, low, high = resample_days(
+        difference, evidence.days, policy.level, policy.resamples, policy.seed
+    )
+    got = f"log loss differs by {mean:+.4f} ({policy.level:.0%}: {low:+.4f} to {high:+.4f})"
+    return Check(f"better than the {name}", high < 0, got, "an interval below zero")
+
+
+def _unbiased(evidence: Evidence, policy: GatePolicy) -> Check:
+    bias = float(evidence.candidate.mean() - evidence.outcomes.mean())
+    return Check(
+        "calibration in the large", abs(bias) <= policy.max_bias, f"{bias:+.3f}", f"within {policy.max_bias}"
+    )
+
+
+def _no_slice_worse(evidence: Evidence, champion: Floats, policy: GatePolicy) -> list[Check]:
+    difference = log_loss(evidence.outcomes, evidence.candidate) - log_loss(evidence.outcomes, champion)
+    judged = [
+        (column, value, labels == value)
+        for column, labels in evidence.slices.items()
+        for value in np.unique(labels)
+        if (labels == value).sum() >= policy.min_slice_rows
+    ]
+    checks = []
+    # One-sided at 5% over all slices together.
+    level = 1 - 2 * (1 - policy.level) / max(len(judged), 1)
+    for column, value, mask in judged:
+        mean, low, _ = resample_days(
+            difference[mask], evidence.days[mask], level, policy.resamples, policy.seed
+        )
+        got = f"log loss {mean:+.4f}, at least {low:+.4f}, on {int(mask.sum())} rows"
+        checks.append(Check(f"not worse for {column} {value}", low <= 0, got, "not surely above zero"))
+    return checks
