@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from typing import Any
 from feature_repo.errors import StackError
 from feature_repo.settings import PREFIX, Settings, to_environment
 from flows import processes
-from flows.supervisor import Service, answers, encode_plan, end_predecessor
+from flows.supervisor import Service, answers, encode_plan, end_predecessor, fetch
 
 PROJECT = Path(__file__).resolve().parents[1]
 STOP_LIMIT = 60.0  # seconds that the supervisor gets to stop all services
@@ -325,9 +324,9 @@ def check_health(stack: Stack) -> dict[str, bool]:
 
 def read_live(settings: Settings, timeout: float = 2.0) -> dict[str, Any] | None:
     """Return what the service says of itself at GET /live; None if it does not answer."""
+    answer = fetch(f"{settings.service_url}/live", timeout)
     try:
-        with urllib.request.urlopen(f"{settings.service_url}/live", timeout=timeout) as answer:
-            said = json.load(answer)
-    except (OSError, ValueError):
+        said = json.loads(answer or b"null")
+    except ValueError:
         return None
     return said if isinstance(said, dict) else None

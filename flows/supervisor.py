@@ -193,7 +193,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=processes.leash_to_parent(),
+                preexec_fn=processes.leash_to_parent(),  # noqa: PLW1509 - there are no threads here
             )
         child.state, child.started, child.missed = "starting", time.monotonic(), 0
         child.next_probe, child.kill_at = child.started + PROBE_STARTING, None
@@ -296,17 +296,23 @@ class Supervisor:
             self._written = content
 
 
-def answers(url: str, timeout: float) -> bool:
-    """Tell whether a GET of that URL is answered with a status below 400."""
+def fetch(url: str, timeout: float) -> bytes | None:
+    """Return what a GET of that URL is answered with; None without an answer of a status below 400."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
         connection.request("GET", parts.path or "/")
-        return connection.getresponse().status < 400
+        answer = connection.getresponse()
+        return answer.read() if answer.status < 400 else None
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
+
+
+def answers(url: str, timeout: float) -> bool:
+    """Tell whether a GET of that URL is answered well."""
+    return fetch(url, timeout) is not None
 
 
 def read_tail(path: Path, lines: int = 15) -> str:

@@ -1,0 +1,282 @@
+"""The `perennial` command.
+
+Nothing heavy is imported here: each command imports what it needs when it runs.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from datetime import UTC, date, datetime
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from feature_repo.errors import PerennialError, StackError
+from feature_repo.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from flows.stack import Stack
+
+
+class OneLineErrors(TyperGroup):
+    """Prints an error of ours in one line and exits 1; `--traceback` shows where it came from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except PerennialError as error:
+            if ctx.params.get("traceback"):
+                raise
+            print(f"perennial: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Keeps a machine-learning model alive in production, on this machine.",
+    epilog="First time: `perennial demo` shows the whole loop on real flights. "
+    "Then: `perennial up`, and open the addresses that it prints.",
+)
+console = Console()
+
+Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"perennial {version('perennial')}")
+        except PackageNotFoundError:
+            print("perennial, not installed")
+        raise typer.Exit
+
+
+@app.callback()
+def read_options(
+    ctx: typer.Context,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder that everything is written under. [default: var]")
+    ] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Read what holds for every command."""
+    ctx.obj = load_settings(**({"home": home} if home else {}))
+
+
+@app.command()
+def up(ctx: typer.Context) -> None:
+    """Start Prefect, MLflow, the runner and the prediction service; keep them running until Ctrl-C.
+
+    Ports and the rest are settings: PERENNIAL_PREFECT_PORT, PERENNIAL_SERVICE_PORT, ...
+    """
+    from flows.stack import running_stack
+    from flows.terminal import StackView
+
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    try:
+        with StackView(console) as view, running_stack(ctx.obj, on_change=view.show) as stack:
+            if not console.is_terminal:
+                console.print("running; Ctrl-C or `perennial down` stops everything", highlight=False)
+            while stack.running:
+                time.sleep(0.5)
+                stack = stack.read()
+                view.show(stack)
+    except KeyboardInterrupt:
+        console.print("stopped, nothing left running")
+        return
+    _explain_end(stack)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _explain_end(stack: "Stack") -> None:
+    if stack.phase == "stopped":
+        console.print("stopped from elsewhere, nothing left running")
+        return
+    raise StackError(
+        "the stack's supervisor",
+        got=f"a stack that {'died' if stack.phase == 'dead' else 'failed'}",
+        expected="one that runs until it is stopped",
+        next_step=f"Nothing was left running; read {stack.home / 'logs'} and run `perennial up` again.",
+    )
+
+
+@app.command()
+def down(ctx: typer.Context) -> None:
+    """Stop the stack that another terminal started."""
+    from flows.stack import stop_stack
+
+    stopped = stop_stack(ctx.obj.home)
+    console.print("stopped, nothing left running" if stopped else f"nothing runs on {ctx.obj.home}")
+
+
+@app.command()
+def status(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+) -> None:
+    """Show what runs, whether it answers, where, and what is being served. Exits 1 unless all is well."""
+    from flows.stack import check_health, read_live, read_stack
+    from flows.terminal import draw_live, draw_stack
+
+    settings: Settings = ctx.obj
+    stack = read_stack(settings.home)
+    health = check_health(stack) if stack else {}
+    live = read_live(settings) if stack and stack.running else None
+    if as_json:
+        print(json.dumps(_describe(settings, stack, health, live), indent=1))
+    elif stack is None or not stack.running:
+        console.print(f"nothing runs on {settings.home}; start it with `perennial up`", soft_wrap=True)
+    else:
+        console.print(draw_stack(stack, health))
+        console.print(f"serves: {draw_live(live)}", soft_wrap=True, highlight=False)
+    if not health or not all(health.values()):
+        raise typer.Exit(1)
+
+
+def _describe(
+    settings: Settings, stack: "Stack | None", health: dict[str, bool], live: dict[str, Any] | None
+) -> dict[str, Any]:
+    services = stack.services if stack else ()
+    return {
+        "home": str(settings.home),
+        "phase": stack.phase if stack else "never started",
+        "services": {
+            s.name: {
+                "state": s.state,
+                "answers": health[s.name],
+                "url": s.url,
+                "pid": s.pid,
+                "restarts": s.restarts,
+                "log": str(s.log),
+            }
+            for s in services
+        },
+        "live": live,
+    }
+
+
+@app.command()
+def demo(ctx: typer.Context) -> None:
+    """Show the whole loop on real flights, from nothing: train, serve, decay, retrain, roll back."""
+    from flows.demo import run
+
+    raise typer.Exit(run(ctx.obj) or 0)
+
+
+@app.command()
+def promote(
+    ctx: typer.Context,
+    version: Annotated[int, typer.Argument(min=1, help="The model version, as MLflow numbers it.")],
+    reason: Reason = "by hand",
+) -> None:
+    """Make a model version the champion; the service follows within a second or two."""
+    _run_flow(ctx.obj, "flows.release:promote", version=version, reason=reason)
+
+
+@app.command()
+def rollback(ctx: typer.Context, reason: Reason = "by hand") -> None:
+    """Make the previous model version the champion again."""
+    _run_flow(ctx.obj, "flows.release:rollback", reason=reason)
+
+
+@app.command()
+def ingest(
+    ctx: typer.Context,
+    hours: Annotated[int, typer.Option(min=1, help="How many hours past the last batch.")] = 1,
+) -> None:
+    """Take in what is new since the last batch. Repeating it changes nothing."""
+    _run_flow(ctx.obj, "flows.ingest:hourly_ingest", hours=hours)
+
+
+@app.command()
+def backfill(
+    ctx: typer.Context,
+    since: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First day.")],
+    until: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Day after the last one.")],
+) -> None:
+    """Take in a stretch of past days and compute its features, e.g. `backfill 2013-01-01 2013-03-01`."""
+    first, end = _to_day(since), _to_day(until)
+    if first >= end:
+        raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
+    _run_flow(ctx.obj, "flows.loop:backfill", since=first, until=end)
+
+
+def _to_day(given: datetime) -> date:
+    return given.date()
+
+
+@app.command()
+def train(
+    ctx: typer.Context,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Learn from labels known by then, in UTC."
+        ),
+    ] = None,
+    reason: Reason = "by hand",
+) -> None:
+    """Train a candidate on what has landed; the gate decides whether it becomes the champion."""
+    moment = until.replace(tzinfo=UTC) if until else None
+    _run_flow(ctx.obj, "flows.retrain:retrain", until=moment, reason=reason)
+
+
+@app.command()
+def doctor(ctx: typer.Context) -> None:
+    """Check this machine: Python, packages, ports, disk, and what serves. Exits 1 if something is bad."""
+    from flows.doctor import examine
+    from flows.terminal import draw_checks
+
+    checks = list(examine(ctx.obj))
+    console.print(draw_checks(checks))
+    if not all(check.good for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def example() -> None:
+    """Print the request of a real flight as JSON: `perennial example | curl --json @- URL/predict`."""
+    from flows.demo import example_request
+
+    print(json.dumps(example_request(), indent=1, default=str))
+
+
+def _run_flow(settings: Settings, entry: str, **parameters: object) -> None:
+    """Run one flow here, against the running stack; its run shows in the Prefect UI."""
+    from flows.stack import build_environment, require_stack
+
+    require_stack(settings)
+    os.environ.update(build_environment(settings))
+    module, _, name = entry.partition(":")
+    result = getattr(importlib.import_module(module), name)(**parameters)
+    if result is not None:
+        console.print(result)
+
+
+def main() -> None:
+    """Entry point of the `perennial` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""What travels with a model version: the model as data, its contract, rule, self-test and reference.
+
+All of it is written into one folder, registered as one model version: a version is whole or it is not.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from feature_repo.contract import Problem
+from flows.training_set import TrainingSet, to_matrix
+
+SELF_TEST_ROWS = 20
+REFERENCE_ROWS = 20_000
+REQUIREMENTS = ["scikit-learn", "skops", "pandas"]
+
+
+def write_package(
+    folder: Path,
+    problem: Problem,
+    estimator: Any,
+    training: TrainingSet,
+    fitted: pl.DataFrame,
+    holdout: pl.DataFrame,
+    importance: Mapping[str, float],
+    metrics: Mapping[str, float],
+) -> None:
+    """Write the folder of one model version.
+
+    fitted    the rows that the estimator learned from: ranges, categories and rates come from them
+    holdout   newer rows, not learned from, with a `score` column: the drift reference
+    """
+    import mlflow
+
+    mlflow.sklearn.save_model(
+        estimator,
+        str(folder),
+        serialization_format="skops",
+        skops_trusted_types=_untrusted_types(estimator),
+        pip_requirements=REQUIREMENTS,
+        signature=mlflow.models.infer_signature(
+            to_matrix(fitted.head(100), problem), np.array([0.5]), params=None
+        ),
+    )
+    base_rate = _rate(fitted, problem)
+    contract = {
+        "problem": problem.name,
+        "feature_service": problem.feature_service,
+        "features": [_describe(fitted, f.name, f.kind, f.source, importance) for f in problem.features],
+        "base_rate": base_rate,
+        "trained_until": fitted[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
+        "metrics": dict(metrics),
+        "snapshot": training.snapshot.id,
+    }
+    _write(folder / "contract.json", contract)
+    _write(folder / "rule.json", {"by": problem.rule_by, "rates": _rates(fitted, problem), "base_rate": base_rate})
+    _write(folder / "selftest.json", _self_test(holdout, problem))
+    # A systematic sample keeps the season: every n-th row in time order.
+    step = max(1, -(-len(holdout) // REFERENCE_ROWS))
+    names = [problem.decided_at, *problem.feature_names, problem.target, "score"]
+    holdout.select(names).gather_every(step).write_parquet(folder / "reference.parquet")
+
+
+def _untrusted_types(estimator: Any) -> list[str]:
+    import skops.io
+
+    return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
+
+
+def _describe(
+    rows: pl.DataFrame, name: str, kind: str, source: str, importance: Mapping[str, float]
+) -> dict[str, Any]:
+    values = rows[name].drop_nulls()
+    numeric = kind == "number" and len(values) > 0
+    return {
+        "name": name,
+        "kind": kind,
+        "source": source,
+        "min": float(values.min()) if numeric else None,  # type: ignore[arg-type]
+        "max": float(values.max()) if numeric else None,  # type: ignore[arg-type]
+        "null_share": rows[name].null_count() / max(len(rows), 1),
+        "categories": sorted(values.unique().to_list()) if kind == "category" else None,
+        "importance": float(importance.get(name, 0.0)),
+    }
+
+
+def _rates(rows: pl.DataFrame, problem: Problem) -> dict[str, float]:
+    target = pl.col(problem.target).cast(pl.Float64).mean()
+    by = rows.group_by(pl.col(problem.rule_by).cast(pl.Int64).alias("by")).agg(rate=target, n=pl.len())
+    return {str(k): rate for k, rate, n in by.sort("by").iter_rows() if k is not None and n >= 30}
+
+
+def _rate(rows: pl.DataFrame, problem: Problem) -> float:
+    return float(rows[problem.target].cast(pl.Float64).mean())  # type: ignore[arg-type]
+
+
+def _self_test(holdout: pl.DataFrame, problem: Problem) -> dict[str, Any]:
+    rows = holdout.gather_every(max(1, len(holdout) // SELF_TEST_ROWS)).head(SELF_TEST_ROWS)
+    return {"rows": rows.select(problem.feature_names).to_dicts(), "scores": rows["score"].to_list()}
+
+
+def _write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False))

@@ -1,0 +1,34 @@
+"""What a run did, as artifacts that a person reads in the Prefect UI."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def publish(key: str, markdown: str, description: str) -> None:
+    """Show markdown beside the run; nothing happens outside a run."""
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.context import get_run_context
+    from prefect.exceptions import MissingContextError
+
+    try:
+        get_run_context()
+    except MissingContextError:
+        return
+    create_markdown_artifact(key=key, markdown=markdown, description=description)
+
+
+def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) -> None:
+    """Show rows as a table beside the run."""
+    if not rows:
+        return publish(key, "Nothing to show.", description)
+    names = list(rows[0])
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
+    return publish(key, "\n".join(lines), description)
+
+
+def publish_manifests(key: str, manifests: Sequence[Any]) -> None:
+    """Show what became of each batch."""
+    shown = ("table", "status", "since", "until", "seen", "accepted", "quarantined", "reasons")
+    rows = [{name: getattr(manifest, name) for name in shown} for manifest in manifests]
+    publish_table(key, rows, "Batches: what was seen, accepted and quarantined")
