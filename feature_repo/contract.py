@@ -36,13 +36,15 @@ class RawTable:
     """A table as the source delivers it, one batch at a time.
 
     A row enters the batch in whose period its `known_at` falls: the instant, in UTC, from which
-    a person on the spot could have known it.
+    a person on the spot could have known it. `ahead`: how long before the problem's start the first
+    rows were known (a timetable, say).
     """
 
     name: str
     schema: Mapping[str, pl.DataType | type[pl.DataType]]
     key: tuple[str, ...]
     known_at: str = "known_at"
+    ahead: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,6 @@ class Problem:
     target        0/1 column; null where the outcome never comes (say which in `excluded`)
     prior         the answer of last resort, before any model was ever promoted
     request_fields  what `add_request_features` reads of a request
-    known_ahead   how long before `start` the first rows were known (a timetable, say)
     horizon       longest wait from decision to outcome; labels older than that are mature
     """
 
@@ -95,7 +96,6 @@ class Problem:
     target: str
     prior: float
     horizon: timedelta
-    known_ahead: timedelta
     time_zone: str
     start: datetime
     end: datetime

@@ -26,6 +26,7 @@ RAW = (
             **{"scheduled_departure": INSTANT, "known_at": INSTANT},
         },
         key=("flight_id",),
+        ahead=timedelta(days=1),
     ),
     RawTable(
         "departures",
@@ -119,7 +120,6 @@ PROBLEM = Problem(
     target="late",
     prior=PRIOR,
     horizon=HORIZON,
-    known_ahead=timedelta(days=2),
     time_zone=TIME_ZONE,
     start=datetime(2013, 1, 1, 5, tzinfo=UTC),
     end=datetime(2014, 1, 1, 5, tzinfo=UTC),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 from prefect import task
+from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import FeatureTable, Period, RawTable
 from flows.project import Project
@@ -47,13 +48,13 @@ def _read_raw(project: Project, table: RawTable, period: Period) -> pl.DataFrame
     return frame if frame.width else pl.DataFrame(schema=dict(table.schema))
 
 
-@task(name="features")
+@task(name="features", cache_policy=NO_CACHE)
 def build(project: Project, period: Period) -> dict[str, pl.DataFrame]:
     """Compute the period's features and keep them in the lake."""
     return build_features(project, period)
 
 
-@task(name="materialize")
+@task(name="materialize", cache_policy=NO_CACHE)
 def materialize(project: Project, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
     """Write the period's newest features to the online store."""
     return materialize_period(project, frames, period)

@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
 from expectations.rules import Rule
 from expectations.runner import Failure, Report, check_schema, run
@@ -68,16 +69,12 @@ def read_manifests(lake: Lake) -> pl.DataFrame:
 
 
 def _ingest_table(project: Project, table: RawTable, period: Period, known: pl.DataFrame) -> Manifest:
-    # The first batch takes everything that was known before the problem's start as well.
     landed = _high_water(known, table.name, None)
-    since = period.since if landed is None else max(period.since, landed)
     if landed is not None and landed >= period.until:
         return _unchanged(known, table.name, period)
-    if landed is not None and landed < period.since:
-        since = landed  # a stopped or skipped stretch comes with the next batch: no gap is left
-    todo = Period(since, period.until)
-    first = todo if landed is not None else Period(since - project.problem.known_ahead, period.until)
-    frame = project.fetch(table.name, first)
+    # From where the last batch ended, so that no gap is left; the first batch reaches ahead of time.
+    todo = Period(period.since - table.ahead if landed is None else landed, period.until)
+    frame = project.fetch(table.name, todo)
     sha = content_hash(frame)
     batch_id = f"{table.name}-{todo.since:%Y%m%dT%H%M}-{todo.until:%Y%m%dT%H%M}-{sha[:8]}"
     report = _validate(project, table, frame, todo)
@@ -86,7 +83,7 @@ def _ingest_table(project: Project, table: RawTable, period: Period, known: pl.D
     if not stops:
         _quarantine(project.lake, table, batch_id, todo, bad)
         stamped = good.with_columns(pl.lit(batch_id).alias("batch_id"))
-        project.lake.replace(table.name, stamped, first, table.known_at)
+        project.lake.replace(table.name, stamped, todo, table.known_at)
     return Manifest(
         batch_id=batch_id,
         table=table.name,
@@ -179,7 +176,7 @@ def _manifest_schema() -> dict[str, Any]:
     return {name: kinds.get(name, pl.String()) for name in Manifest.__dataclass_fields__}
 
 
-@task(name="ingest and validate")
+@task(name="ingest and validate", cache_policy=NO_CACHE)
 def ingest(project: Project, period: Period) -> list[Manifest]:
     """Land the period's batches; a stopped one is a warning here and a line in the artifact."""
     manifests = ingest_period(project, period)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -58,6 +59,11 @@ class Project:
         from services.models import Registry
 
         return Registry(self.settings.mlflow_url, self.problem.name)
+
+    def package(self, version: int) -> Path:
+        """Return the folder of a model version, fetched from the registry once."""
+        folder = self.settings.home / "packages" / str(version)
+        return folder if folder.is_dir() else self.registry.download(version, folder)
 
     def day(self, day: date) -> Period:
         """Return a local day of the problem's time zone as a period: 23, 24 or 25 hours."""

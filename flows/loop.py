@@ -1,0 +1,75 @@
+"""The loop: one logical day, end to end, and the same for a stretch of past days."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from feature_repo.contract import Period
+from flows.features import build, build_features, materialize, materialize_period
+from flows.ingest import Manifest, ingest, ingest_period, landed_until
+from flows.label import label
+from flows.monitor import monitor_step
+from flows.project import Project, open_project
+from flows.release import reconcile_previous
+from flows.summary import publish_manifests, publish_table
+
+Progress = Callable[[int, int], None]
+
+
+@flow(name="daily-loop")
+def daily_loop(day: date | None = None) -> dict[str, Any]:
+    """Run one day: ingest, validate, features, online store, labels, monitor. Default: the next day."""
+    project = open_project()
+    period = project.day(day or project.local_day(landed_until(project)))
+    manifests = ingest(project, period)
+    frames = build(project, period)
+    materialize(project, frames, period)
+    publish_manifests("daily-loop", manifests)
+    return {"day": str(period), **close_day(project, period)}
+
+
+def close_day(project: Project, period: Period) -> dict[str, Any]:
+    """Join the outcomes that the day brought, and judge every window that is complete by its end."""
+    counts = label(project.lake, project.journal, project.problem, period)
+    publish_table("labels", [counts], "Outcomes that became known, and what became of each")
+    reconcile_previous(project)
+    champion = project.registry.aliases().get("champion")
+    if champion is None:
+        get_run_logger().info("no champion yet: nothing to monitor")
+        return {"labels": counts, "retrain_asked": False}
+    findings = monitor_step(
+        project.lake,
+        project.journal,
+        project.problem,
+        project.package(champion),
+        project.settings.home / "reports",
+        version=str(champion),
+        until=period.until,
+    )
+    return {"labels": counts, "retrain_asked": findings.asked}
+
+
+@flow(name="backfill")
+def backfill(since: date, until: date) -> list[dict[str, Any]]:
+    """Take in the days from `since` up to and without `until`, and compute their features."""
+    project = open_project()
+    manifests = backfill_days(project, since, until, lambda done, total: None)
+    publish_manifests("backfill", [m for m in manifests if m.status != "unchanged"])
+    return [asdict(manifest) for manifest in manifests if manifest.status == "stopped"]
+
+
+def backfill_days(project: Project, since: date, until: date, progress: Progress) -> list[Manifest]:
+    """Land each day as its own batches, then compute the features of the whole stretch in one go."""
+    days = [since + timedelta(days=i) for i in range((until - since).days)]
+    manifests = []
+    for done, day in enumerate(days):
+        progress(done, len(days))
+        manifests += ingest_period(project, project.day(day))
+    if days:
+        stretch = Period(project.day(days[0]).since, project.day(days[-1]).until)
+        materialize_period(project, build_features(project, stretch), stretch)
+        progress(len(days), len(days))
+    return manifests
