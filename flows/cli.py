@@ -91,7 +91,8 @@ def up(ctx: typer.Context) -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     try:
-        with StackView(console) as view, running_stack(ctx.obj, on_change=view.show) as stack:
+        with StackView(console) as view, running_stack(ctx.obj, on_change=view.show) as started:
+            stack = started
             if not console.is_terminal:
                 console.print("running; Ctrl-C or `perennial down` stops everything", highlight=False)
             while stack.running:

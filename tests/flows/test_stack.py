@@ -1,6 +1,5 @@
 """The supervisor keeps processes running, in order, and leaves none behind, however it ends."""
 
-import json
 import os
 import signal
 import socket
@@ -222,14 +221,12 @@ def _start_owner(home: Path) -> subprocess.Popen[bytes]:
     """Hold a stack in a process of its own, until it is killed; return once all is healthy."""
     service = stand_in("only", "--with-child")
     code = f"""
-import json, sys, time
+import sys, time
 sys.path.insert(0, {str(PROJECT)!r})
 from feature_repo.settings import load_settings
 from flows.stack import running_stack
 from flows.supervisor import Service
-service = json.loads({json.dumps(json.dumps([service.name, service.command, service.host, service.port, "X", service.health, service.url]))})
-service[1] = tuple(service[1])
-with running_stack(load_settings(home={str(home)!r}), [Service(*service)]):
+with running_stack(load_settings(home={str(home)!r}), [{service!r}]):
     print("up", flush=True)
     time.sleep(600)
 """
