@@ -1,0 +1,410 @@
+"""The main job: the whole loop on real flights, from an empty home to a model that was kept alive.
+
+A replay: logical days run one after the other, with the code that runs nightly, against the real stack.
+A day's batches land at once; the features of each hour are put online, and traffic sent, hour by hour.
+"""
+
+import os
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from feature_repo.errors import PerennialError, StackError
+from feature_repo.settings import Settings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from feature_repo.contract import Period
+    from flows.project import Project
+    from flows.traffic import Load
+
+
+@dataclass(frozen=True)
+class Script:
+    """How long the story is.
+
+    backfill_until, last_day   first day that is replayed, and the last one if nothing happens before
+    after_swap                 days to replay with the new champion before the end
+    per_day                    predictions asked for a day (of about 920 flights)
+    load_per_second            single requests a second all the while, to see that no swap fails one
+    """
+
+    first_day: date = date(2013, 1, 1)
+    backfill_until: date = date(2013, 3, 1)
+    last_day: date = date(2013, 7, 31)
+    after_swap: int = 21
+    per_day: int = 300
+    load_per_second: float = 8.0
+
+
+@dataclass
+class Story:
+    """What happened, as it was seen."""
+
+    first_version: int = 0
+    days: int = 0
+    served: Counter[str] = field(default_factory=Counter)
+    retrains: list[dict[str, Any]] = field(default_factory=list)
+    swaps: list[dict[str, Any]] = field(default_factory=list)
+    stopped_batches: list[str] = field(default_factory=list)
+    quarantined: int = 0
+    sent: int = 0
+    failed: list[str] = field(default_factory=list)
+    months: list[dict[str, Any]] = field(default_factory=list)
+    reports: list[Path] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def missing(self) -> list[str]:
+        """Return what did not truly happen; empty if all of it did."""
+        wanted = {
+            "a first model was promoted": self.first_version > 0,
+            "days were replayed": self.days > 0,
+            "the monitor's verdict led to a retrain": bool(self.retrains),
+            "the gate passed a retrained model": any(r["passed"] for r in self.retrains),
+            "the service swapped to it": any(s["kind"] == "promotion" for s in self.swaps),
+            "every worker followed each swap": all(s["seconds"] is not None for s in self.swaps),
+            "the alias was moved back and the service followed": any(
+                s["kind"] == "roll-back" and s["seconds"] is not None for s in self.swaps
+            ),
+            "requests were sent and none failed": self.sent > 0 and not self.failed,
+            "drift reports were written": bool(self.reports),
+            "frozen and kept model were compared": bool(self.months),
+        }
+        return [what for what, true in wanted.items() if not true]
+
+
+def run(settings: Settings, script: Script | None = None, console: Console | None = None) -> bool:
+    """Run the demo on an empty home; return True only if everything that it shows truly happened.
+
+    Raises StackError if the home already holds a stack's data.
+    """
+    script, console = script or Script(), console or Console()
+    settings = settings.model_copy(update={"schedules": False})
+    _clear(settings)
+    from flows.stack import build_environment, running_stack
+
+    os.environ.update(build_environment(settings))
+    began = time.monotonic()
+    with _progress(console) as progress:
+        start = progress.add_task("starting the stack", total=None)
+        with running_stack(settings):
+            progress.update(start, total=1, completed=1)
+            story = _tell(settings, script, progress, console)
+    story.seconds = time.monotonic() - began
+    _show(console, settings, story)
+    return not story.missing()
+
+
+def _tell(settings: Settings, script: Script, progress: Progress, console: Console) -> Story:
+    from flows.loop import backfill_days
+    from flows.project import open_project
+    from flows.retrain import retrain
+    from flows.traffic import Load, await_version
+
+    project, story = open_project(settings), Story()
+    bar = progress.add_task("backfill", total=None)
+    manifests = backfill_days(
+        project,
+        script.first_day,
+        script.backfill_until,
+        lambda done, total: progress.update(bar, completed=done, total=total),
+    )
+    _count_batches(story, manifests)
+    step = progress.add_task("train and promote the first model", total=1)
+    told = retrain(until=project.day(script.backfill_until).since, reason="first model")
+    if told["gate"] != "passed":
+        raise StackError(
+            "first model", got=str(told["why"]), expected="a passed gate", next_step="Read its gate card."
+        )
+    story.first_version = int(str(told["version"]))
+    await_version(settings.service_url, story.first_version, settings.service_workers, limit=60)
+    progress.update(step, completed=1)
+    load = Load(settings.service_url, project.problem, script.load_per_second)
+    load.start()
+    try:
+        _replay(project, script, story, load, progress, console)
+        _roll_back(project, story, console)
+    finally:
+        load.end()
+    story.sent += load.sent
+    story.failed += load.failed
+    _compare(project, story)
+    story.reports = sorted((settings.home / "reports").glob("*.html"))
+    return story
+
+
+def _replay(
+    project: "Project", script: Script, story: Story, load: "Load", progress: Progress, console: Console
+) -> None:
+    days = (script.last_day - script.backfill_until).days + 1
+    bar = progress.add_task("replay days", total=days)
+    day, last = script.backfill_until, script.last_day
+    while day <= last:
+        progress.update(bar, description=f"replay {day}")
+        asked = replay_day(project, day, script, story, load)
+        story.days += 1
+        progress.advance(bar)
+        if asked:
+            outcome = _follow_retrain(project, story, console, day)
+            if outcome["passed"] and any(s["kind"] == "promotion" for s in story.swaps):
+                last = min(last, day + timedelta(days=script.after_swap))
+                progress.update(bar, total=(last - script.backfill_until).days + 1)
+        day += timedelta(days=1)
+
+
+def replay_day(project: "Project", day: date, script: Script, story: Story, load: "Load") -> bool:
+    """Run one logical day with traffic; return whether the monitor asked for a retrain."""
+    from prefect import flow
+
+    from flows.features import build
+    from flows.ingest import ingest
+    from flows.loop import close_day
+    from flows.summary import publish_manifests
+
+    period = project.day(day)
+
+    @flow(name="replay-day", flow_run_name=f"replay {day}")
+    def replay() -> bool:
+        manifests = ingest(project, period)
+        _count_batches(story, manifests)
+        frames = build(project, period)
+        _send_day(project, period, frames, script, story, load)
+        publish_manifests("replay-day", manifests)
+        return bool(close_day(project, period)["retrain_asked"])
+
+    return replay()
+
+
+def _send_day(
+    project: "Project",
+    period: "Period",
+    frames: dict[str, "pl.DataFrame"],
+    script: Script,
+    story: Story,
+    load: "Load",
+) -> None:
+    import httpx
+    import polars as pl
+
+    from feature_repo.contract import Period
+    from flows.features import materialize_period
+    from flows.traffic import ask, sample_requests
+
+    problem = project.problem
+    ahead = Period(period.since - timedelta(days=2), period.until)
+    upcoming = problem.build_requests({"schedule": project.lake.read("schedule", ahead)})
+    today = sample_requests(upcoming, problem, period, script.per_day)
+    # The timetable of the next morning is known; the load asks about it when the day is over.
+    tomorrow = Period(period.until, period.until + timedelta(days=1))
+    later = pl.concat([today, sample_requests(upcoming, problem, tomorrow, script.per_day)])
+    with httpx.Client() as client:
+        hour = period.since
+        while hour < period.until:
+            within = pl.col(problem.decided_at).is_between(hour, hour + timedelta(hours=1), closed="left")
+            rows = today.filter(within).to_dicts()
+            if rows:
+                served = ask(client, project.settings.service_url, rows, problem)
+                story.served.update(served)
+                story.sent += len(rows)
+            materialize_period(project, frames, Period(hour, hour + timedelta(hours=1)))
+            hour += timedelta(hours=1)
+            load.point_at(later, hour)
+
+
+def _follow_retrain(
+    project: "Project", story: Story, console: Console, day: date, limit: float = 300
+) -> dict[str, Any]:
+    """Wait for the run that the automation started, and for the service to follow its verdict."""
+    from flows.traffic import await_version
+
+    before = project.registry.aliases().get("champion")
+    console.log(f"{day}: the monitor asked for a retrain; waiting for the automation's run")
+    run = _await_retrain(story, limit)
+    after = project.registry.aliases().get("champion")
+    passed = run["state"] == "Completed" and after != before
+    outcome = {"day": day, "passed": passed, "version": after if passed else None, **run}
+    story.retrains.append(outcome)
+    if passed and after is not None:
+        workers, url = project.settings.service_workers, project.settings.service_url
+        seconds = await_version(url, after, workers, limit=10)
+        story.swaps.append({"kind": "promotion", "from": before, "to": after, "seconds": seconds})
+    console.log(f"{day}: retrain {run['state']}, {'version %s serves' % after if passed else 'not promoted'}")
+    return outcome
+
+
+def _await_retrain(story: Story, limit: float) -> dict[str, Any]:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    known = {r["run"] for r in story.retrains}
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            runs = client.read_flow_runs(
+                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["retrain"])),
+                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+                limit=20,
+            )
+            new = [r for r in runs if str(r.id) not in known and r.state and r.state.is_final()]
+            new = [r for r in new if r.parameters.get("reason") and r.auto_scheduled is False]
+            if new:
+                run = new[0]
+                assert run.state is not None
+                return {
+                    "run": str(run.id),
+                    "state": run.state.name,
+                    "reason": str(run.parameters.get("reason")),
+                }
+            time.sleep(0.5)
+    raise StackError(
+        "retrain",
+        got=f"no finished run within {limit:.0f} s",
+        expected="the automation to run it",
+        next_step="Look at the runs in the Prefect UI and at logs/runner.log.",
+    )
+
+
+def _roll_back(project: "Project", story: Story, console: Console) -> None:
+    """Move the alias as a person would in the MLflow UI, with nothing of ours in between."""
+    from mlflow import MlflowClient
+
+    from flows.release import reconcile_previous
+    from flows.traffic import await_version
+
+    aliases = project.registry.aliases()
+    champion, previous = aliases.get("champion"), aliases.get("previous")
+    if champion is None or previous is None or champion == previous:
+        return
+    client = MlflowClient(project.settings.mlflow_url)
+    client.set_registered_model_alias(project.problem.name, "champion", str(previous))
+    settings = project.settings
+    seconds = await_version(settings.service_url, previous, settings.service_workers, limit=10)
+    story.swaps.append({"kind": "roll-back", "from": champion, "to": previous, "seconds": seconds})
+    console.log(f"alias moved back to version {previous} by hand; every worker followed")
+    reconcile_previous(project)
+
+
+def _compare(project: "Project", story: Story) -> None:
+    """Score every labelled prediction with the first model as well, on the very same feature values."""
+    import json
+
+    import polars as pl
+
+    from feature_repo.contract import Period
+    from flows.train import measure, predict
+    from services.models import load_package
+
+    problem = project.problem
+    labels = project.lake.read("labels")
+    if not len(labels):
+        return
+    labels = labels.filter(pl.col("outcome").is_not_null())
+    journal = project.journal.read_predictions(Period(problem.start, problem.end))
+    joined = journal.join(labels.select("prediction_id", "outcome"), on="prediction_id")
+    rows = pl.DataFrame(
+        [json.loads(text) for text in joined["features"]], infer_schema_length=None
+    ).select(problem.feature_names)
+    frozen = load_package(project.package(story.first_version)).estimator
+    when = joined["requested_at"].str.to_datetime(time_zone="UTC") if joined[
+        "requested_at"
+    ].dtype == pl.String else joined["requested_at"]
+    both = joined.select("score", "outcome").with_columns(
+        frozen=pl.Series(predict(frozen, rows, problem)),
+        month=when.dt.convert_time_zone(problem.time_zone).dt.strftime("%b %Y"),
+        order=when.dt.truncate("1mo"),
+    )
+    for (_, month), part in both.sort("order").group_by("order", "month", maintain_order=True):
+        was = measure(part["outcome"].to_numpy(), part["frozen"].to_numpy())
+        now = measure(part["outcome"].to_numpy(), part["score"].to_numpy())
+        story.months.append({"month": month, "rows": len(part), "frozen": was, "kept": now})
+
+
+def _show(console: Console, settings: Settings, story: Story) -> None:
+    from rich.table import Table
+
+    table = Table(title="Frozen model against the one that was kept, on the same labelled predictions")
+    for name in ("month", "labelled", "late", "frozen AUC", "kept AUC", "frozen skill", "kept skill"):
+        table.add_column(name, justify="right")
+    for m in story.months:
+        was, now = m["frozen"], m["kept"]
+        cells = [f"{was['base_rate']:.0%}", f"{was['auc']:.3f}", f"{now['auc']:.3f}"]
+        cells += [f"{was['brier_skill']:+.3f}", f"{now['brier_skill']:+.3f}"]
+        table.add_row(m["month"], f"{m['rows']:,}", *cells)
+    console.print(table)
+    console.print(f"days replayed      {story.days}")
+    console.print(f"predictions        {story.sent:,} asked, {len(story.failed)} failed")
+    console.print(f"batches            {len(story.stopped_batches)} stopped, {story.quarantined} rows quarantined")
+    for r in story.retrains:
+        result = f"version {r['version']} promoted" if r["passed"] else "gate rejected it"
+        console.print(f"retrain            {r['day']}: {result}; {r['reason']}")
+    for s in story.swaps:
+        took = f"{s['seconds']:.2f} s" if s["seconds"] is not None else "not followed"
+        console.print(f"swap               {s['kind']}: version {s['from']} -> {s['to']}, every worker in {took}")
+    for report in story.reports:
+        console.print(f"drift report       {report}")
+    console.print(f"took               {story.seconds:.0f} s")
+    for what in story.missing():
+        console.print(f"[red]did not happen: {what}[/red]")
+    for failure in story.failed[:5]:
+        console.print(f"[red]failed request: {failure}[/red]")
+    console.print(f"everything is under {settings.home}; `make up` starts the stack on it")
+
+
+def example_request(settings: Settings) -> dict[str, Any]:
+    """Return a request about a real flight, as of the newest features that the online store holds.
+
+    Raises PerennialError if nothing has landed yet.
+    """
+    import polars as pl
+
+    from flows.ingest import landed_until
+    from flows.project import open_project
+    from flows.traffic import to_json
+
+    project = open_project(settings)
+    problem, now = project.problem, landed_until(project)
+    schedule = project.lake.read("schedule")
+    if not len(schedule):
+        raise PerennialError(
+            "example request",
+            got="an empty lake",
+            expected="a timetable",
+            next_step="Run `perennial demo`, or `perennial backfill`.",
+        )
+    upcoming = problem.build_requests({"schedule": schedule}).filter(pl.col(problem.decided_at) >= now)
+    rows = upcoming if len(upcoming) else problem.build_requests({"schedule": schedule}).tail(1)
+    return to_json(rows.row(0, named=True), problem, now)
+
+
+def _count_batches(story: Story, manifests: Any) -> None:
+    story.stopped_batches += [m.batch_id for m in manifests if m.status == "stopped"]
+    story.quarantined += sum(m.quarantined for m in manifests if m.status == "landed")
+
+
+def _clear(settings: Settings) -> None:
+    from flows.stack import read_stack
+
+    stack = read_stack(settings.home)
+    if stack is not None and stack.running:
+        raise StackError(
+            f"demo on {settings.home}",
+            got="a running stack",
+            expected="none: the demo starts from an empty home",
+            next_step="Run `make down` first.",
+        )
+    for name in ("lake", "feast", "journal", "models", "packages", "reports", "prefect", "mlflow"):
+        shutil.rmtree(settings.home / name, ignore_errors=True)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, refresh_per_second=2)
