@@ -1,0 +1,131 @@
+"""A model version as a folder: loaded without running any code that came with it, and tested first."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_repo.errors import ModelRefused
+from services.ladder import Rule
+
+TOLERANCE = 1e-6  # how far a score may be from the one that training wrote down
+NEEDED = ("MLmodel", "model.skops", "contract.json", "rule.json", "selftest.json")
+MANIFEST = "manifest.json"  # written beside our own copy
+
+# Everything beyond plain data that a model file may name. A file with any other type is refused.
+TRUSTED_TYPES = (
+    "functools.partial",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils.validation.check_array",
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """One model version, loaded."""
+
+    version: str
+    contract: Mapping[str, Any]
+    rule: Rule
+    estimator: Any
+
+    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """Return the probability of each row of named inputs."""
+        import numpy as np
+        import pandas as pd
+
+        columns = {
+            feature["name"]: np.array(
+                [row[feature["name"]] for row in rows], dtype=float if feature["kind"] == "number" else object
+            )
+            for feature in self.contract["features"]
+        }
+        scores: list[float] = self.estimator.predict_proba(pd.DataFrame(columns))[:, 1].tolist()
+        return scores
+
+
+def load_package(folder: Path, version: str = "") -> Package:
+    """Load a version's folder. Raises ModelRefused if it is incomplete or names types beyond the list."""
+    lacking = [name for name in NEEDED if not (folder / name).is_file()]
+    if lacking:
+        raise _refuse(version, f"no {', '.join(lacking)}", "a whole package", "Train it again.")
+    try:
+        contract = json.loads((folder / "contract.json").read_text())
+        rule = json.loads((folder / "rule.json").read_text())
+        rates = {str(key): float(rate) for key, rate in rule["rates"].items()}
+        return Package(
+            version=version,
+            contract=contract,
+            rule=Rule(version, rule["by"], rates, float(rule["base_rate"])),
+            estimator=_load_estimator(folder / "model.skops"),
+        )
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise _refuse(version, got, "a package that loads as data alone", "Train it again.") from error
+
+
+def self_test(package: Package, folder: Path) -> float:
+    """Return the largest difference from the scores that training wrote down.
+
+    Raises ModelRefused if it is more than TOLERANCE, or the model cannot answer.
+    """
+    try:
+        asked = json.loads((folder / "selftest.json").read_text())
+        scores = package.score(asked["rows"])
+        worst = max(abs(a - b) for a, b in zip(scores, asked["scores"], strict=True))
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise _refuse(package.version, got, "answers to its own self-test", "Train it again.") from error
+    if not worst <= TOLERANCE:
+        got = f"a score {worst:.2g} off"
+        raise _refuse(package.version, got, f"its own scores within {TOLERANCE:g}", "Compare library versions.")
+    return float(worst)
+
+
+def measure_latency(package: Package, folder: Path, rounds: int = 100) -> float:
+    """Return the 95th percentile, in milliseconds, of answering one row of the self-test."""
+    rows = json.loads((folder / "selftest.json").read_text())["rows"]
+    taken = []
+    for i in range(rounds):
+        since = time.perf_counter()
+        package.score([rows[i % len(rows)]])
+        taken.append(time.perf_counter() - since)
+    return sorted(taken)[int(0.95 * rounds)] * 1_000
+
+
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder, by its path in it."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def hash_package(folder: Path) -> str:
+    """Return one SHA-256 over a folder's files and names."""
+    return hashlib.sha256(json.dumps(hash_files(folder), sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down what the folder holds, to be checked whenever it is read again."""
+    (folder / MANIFEST).write_text(json.dumps(hash_files(folder), indent=1))
+
+
+def is_intact(folder: Path) -> bool:
+    """Return whether the folder holds exactly what its manifest says."""
+    try:
+        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return False
+    return manifest == hash_files(folder)
+
+
+def _load_estimator(path: Path) -> Any:
+    import skops.io
+
+    return skops.io.load(path, trusted=list(TRUSTED_TYPES))
+
+
+def _refuse(version: str, got: str, expected: str, next_step: str) -> ModelRefused:
+    return ModelRefused(f"model version {version or '(unnamed)'}", got=got, expected=expected, next_step=next_step)
