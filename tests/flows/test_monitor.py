@@ -1,0 +1,314 @@
+"""The monitor on a toy problem: verdicts, one retrain an incident, and what Prefect gets to see of it."""
+
+import json
+import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from feature_repo.contract import Period, RawTable
+from feature_repo.lake import Lake
+from feature_repo.problem import PROBLEM
+from flows.label import label_period
+from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, monitor_window, run_monitor
+
+START = datetime(2013, 1, 1, tzinfo=UTC)
+WEEK = timedelta(days=7)
+LANDED = {
+    "flight_id": pl.String,
+    "late": pl.Float64,
+    "status": pl.String,
+    "known_at": pl.Datetime("us", "UTC"),
+}
+TOY = replace(
+    PROBLEM,
+    name="toy",
+    start=START,
+    raw=(RawTable("landings", LANDED, key=("flight_id",)),),
+    build_outcomes=lambda raw: raw["landings"],
+    calendar=frozenset({"hour"}),
+)
+FEATURES = [("x", "number", 0.8), ("place", "category", 0.2), ("hour", "number", 0.5)]
+ROWS = 400
+
+
+class FakeJournal:
+    """A journal in memory."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def read_predictions(self, period):
+        return pl.DataFrame(
+            [r for r in self.rows if period.since <= datetime.fromisoformat(r["requested_at"]) < period.until]
+        )
+
+    def read_outcomes(self, period):
+        return pl.DataFrame()
+
+
+def draw(rng, rows, signal=1.0, shift=0.0):
+    """Features, calibrated scores and outcomes; `signal` 0 makes the scores worthless."""
+    x = rng.normal(shift, 1, rows)
+    score = 1 / (1 + np.exp(-(1.5 * (x - shift) - 1)))
+    truth = signal * score + (1 - signal) * score.mean()
+    place = rng.choice(["EWR", "JFK", None], rows).tolist()
+    late = (rng.random(rows) < truth).astype(float)
+    return {
+        "x": x,
+        "place": place,
+        "hour": rng.integers(5, 23, rows).astype(float),
+        "score": score,
+        "late": late,
+    }
+
+
+def write_package(folder):
+    """A model package as far as the monitor reads it."""
+    folder.mkdir()
+    features = [{"name": n, "kind": k, "importance": i} for n, k, i in FEATURES]
+    contract = {"problem": "toy", "features": features, "trained_until": START.isoformat()}
+    (folder / "contract.json").write_text(json.dumps(contract))
+    pl.DataFrame(draw(np.random.default_rng(0), 3_000)).write_parquet(folder / "reference.parquet")
+    return folder
+
+
+def answer(number, at, values, version="1", served_by="champion"):
+    """A journalled answer."""
+    features = {name: values[name] for name, _, _ in FEATURES}
+    return {
+        "prediction_id": f"p{number}",
+        "entity": f"f{number}",
+        "requested_at": at.isoformat(),
+        "received_at": at.isoformat(),
+        "model_version": version,
+        "served_by": served_by,
+        "score": values["score"],
+        "features": json.dumps(features),
+        "flags": json.dumps({"place": "missing"} if values["place"] is None else {}),
+    }
+
+
+class World:
+    """A lake, a journal and a package with one week of answers for each (signal, shift) given."""
+
+    def __init__(self, folder, weeks):
+        self.lake, self.package = Lake(folder / "lake"), write_package(folder / "package")
+        self.reports, self.events, self.pages = folder / "reports", [], []
+        rng, rows, landed = np.random.default_rng(1), [], []
+        for week, (signal, shift) in enumerate(weeks):
+            drawn = pl.DataFrame(draw(rng, ROWS, signal, shift)).to_dicts()
+            for i, values in enumerate(drawn):
+                number, at = week * ROWS + i, START + week * WEEK + i * (WEEK / ROWS)
+                rows.append(answer(number, at, values))
+                landed.append((f"f{number}", values["late"], "arrived", at + timedelta(hours=5)))
+        self.journal = FakeJournal(rows)
+        self.whole = Period(START, START + (len(weeks) + 1) * WEEK)
+        frame = pl.DataFrame(landed, schema=LANDED, orient="row")
+        self.lake.replace("landings", frame, self.whole, by="known_at")
+        label_period(self.lake, self.journal, TOY, self.whole)
+
+    def run(self, weeks, **options):
+        """Run the monitor when the given number of weeks has matured."""
+        options = {
+            "emit": lambda *e: self.events.append(e),
+            "publish": lambda *p: self.pages.append(p),
+        } | options
+        until = START + weeks * WEEK + TOY.horizon
+        return run_monitor(
+            self.lake, self.journal, TOY, self.package, self.reports, version="1", until=until, **options
+        )
+
+
+GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
+
+
+@pytest.fixture(autouse=True)
+def _quick_report(request, monkeypatch):
+    """Evidently draws in the tests that look at its report; the others do without."""
+    if "real_report" not in request.fixturenames:
+        monkeypatch.setattr("flows.monitor._report", lambda verdict, *_, **__: verdict)
+
+
+@pytest.fixture
+def real_report():
+    """Let Evidently draw."""
+
+
+def test_a_healthy_model_is_kept(tmp_path):
+    """Three healthy weeks: verdicts with quality and coverage, no breach, no event."""
+    world = World(tmp_path, [GOOD] * 3)
+    findings = world.run(3)
+    assert [v.breaches for v in findings.verdicts] == [(), (), ()]
+    assert [v.quality.state for v in findings.verdicts] == ["ok"] * 3
+    assert (findings.trigger.retrain, world.events) == (False, [])
+    first = findings.verdicts[0]
+    assert (first.rows, first.coverage, first.quality.arrived) == (ROWS, 1.0, 1.0)
+    assert 0.2 < first.flagged < 0.5
+
+
+def test_calendar_columns_are_not_watched(tmp_path):
+    """A column of the calendar moves by construction and is left out."""
+    verdict = World(tmp_path, [GOOD]).run(1).verdicts[0]
+    assert [c.name for c in verdict.drift.columns] == ["x", "place"]
+
+
+@pytest.mark.parametrize(
+    ("weeks", "cause"), [([GOOD, WORTHLESS, WORTHLESS], "quality"), ([SHIFTED] * 2, "drift")]
+)
+def test_decay_asks_for_one_retrain_and_says_why(tmp_path, weeks, cause):
+    """Two bad windows ask once, with the cause; daily runs after them and re-runs ask no more."""
+    world = World(tmp_path, weeks)
+    found = [world.run(n) for n in range(1, len(weeks) + 1)]
+    assert [f.asked for f in found] == [False] * (len(weeks) - 1) + [True]
+    world.run(len(weeks))
+    world.run(len(weeks), again=True)
+    assert len(world.events) == 1
+    name, payload = world.events[0]
+    assert (name, payload["causes"], payload["model_version"]) == ("toy", cause, "1")
+    assert cause in payload["reasons"]
+
+
+def test_a_rejected_request_is_not_repeated_in_the_next_window(tmp_path):
+    """While the same version serves on, the next bad window is held by the cooldown."""
+    world = World(tmp_path, [WORTHLESS] * 3)
+    for week in (1, 2, 3):
+        findings = world.run(week)
+    assert len(world.events) == 1
+    assert findings.trigger.causes == ("quality",)
+    assert not findings.trigger.retrain
+
+
+def test_running_a_window_again_changes_nothing(tmp_path):
+    """The verdict of a window is the same row whenever it is computed."""
+    world = World(tmp_path, [GOOD, WORTHLESS, WORTHLESS])
+    world.run(3)
+    before, version = world.lake.hashes(), world.lake.version("verdicts")
+    world.run(3, again=True)
+    world.run(3)
+    assert (world.lake.hashes(), world.lake.version("verdicts")) == (before, version)
+
+
+def test_a_kill_between_verdict_and_event_loses_no_retrain(tmp_path):
+    """If the event was never taken, the next run sends it, without judging anew."""
+    world = World(tmp_path, [WORTHLESS] * 2)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        world.run(2, emit=die)
+    findings = world.run(2)
+    assert (findings.verdicts, findings.asked, len(world.events)) == ((), True, 1)
+
+
+def test_no_window_is_judged_before_its_labels_are_mature(tmp_path):
+    """A window is due only when the horizon after its end is over; asked earlier, quality is unknown."""
+    world = World(tmp_path, [WORTHLESS])
+    early = run_monitor(
+        world.lake, world.journal, TOY, world.package, world.reports, version="1", until=START + WEEK
+    )
+    assert early.verdicts == ()
+    window = Period(START, START + WEEK)
+    verdict = monitor_window(
+        world.lake,
+        world.journal,
+        TOY,
+        world.package,
+        window,
+        reports=world.reports,
+        version="1",
+        asof=window.until,
+    )
+    assert verdict.quality.state == "unknown"
+    assert "wait" in verdict.quality.reasons[0]
+
+
+def test_answers_of_others_count_against_coverage_only(tmp_path):
+    """What the rule or another version answered is no evidence about the champion."""
+    world = World(tmp_path, [GOOD])
+    for row in world.journal.rows[::2]:
+        row["served_by"] = "rule"
+    label_period(world.lake, world.journal, TOY, world.whole)
+    verdict = world.run(1).verdicts[0]
+    assert (verdict.answers, verdict.rows, verdict.coverage) == (ROWS, ROWS // 2, 0.5)
+
+
+def test_a_week_without_answers_is_a_verdict_too(tmp_path):
+    """Nothing served by the champion is told, not skipped."""
+    world = World(tmp_path, [GOOD])
+    world.journal.rows.clear()
+    verdict = world.run(1).verdicts[0]
+    assert (verdict.rows, verdict.coverage, verdict.quality.state) == (0, 0.0, "unknown")
+    assert verdict.reasons[0].startswith("0 things answered")
+
+
+def test_windows_follow_each_other_from_the_problems_start():
+    """No answer falls in two windows, and only mature ones are due."""
+    windows = list_windows(TOY, START + 5 * WEEK + TOY.horizon)
+    assert [w.since for w in windows] == [START + n * WEEK for n in (2, 3, 4)]
+    assert list_windows(TOY, START + WEEK) == []
+
+
+@pytest.mark.usefixtures("real_report")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # importing Evidently raises several
+def test_the_report_is_a_page_that_a_person_can_open(tmp_path):
+    """Evidently's page and numbers are saved under the window's and version's name."""
+    world = World(tmp_path, [WORTHLESS])
+    verdict = world.run(1).verdicts[0]
+    assert verdict.report == "20130101T0000-20130108T0000-v1.html"
+    assert "<html" in (world.reports / verdict.report).read_text()[:200]
+    saved = (world.reports / verdict.report).with_suffix(".json").read_text()
+    assert "RocAuc" in saved
+    assert sorted(p.suffix for p in world.reports.iterdir()) == [".html", ".json"]
+    assert verdict.report in world.pages[0][1]
+
+
+@pytest.fixture(scope="module")
+def prefect_server():
+    """Prefect's own test server, once."""
+    from prefect.settings import (
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_SERVER_ANALYTICS_ENABLED,
+        temporary_settings,
+    )
+    from prefect.testing.utilities import prefect_test_harness
+
+    # Telemetry would fight the server's own start for its database, and has no place in a test.
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+    with temporary_settings(quiet), prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def test_prefect_gets_the_event_once_and_the_artifact(prefect_server, tmp_path):
+    """A flow's monitor step leaves a Markdown artifact, and one event with the window in its payload."""
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    world = World(tmp_path, [WORTHLESS] * 2)
+
+    @flow
+    def a_day():
+        return monitor_step(
+            world.lake, world.journal, TOY, world.package, world.reports,
+            version="1", until=START + 2 * WEEK + TOY.horizon,
+        )  # fmt: skip
+
+    assert a_day().asked
+    emit_retrain("toy", json.loads(world.lake.read("retrain_requests")["payload"][0]))
+    wanted = {"filter": {"event": {"name": [EVENT]}}}
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + 60
+        while not (events := client.request("POST", "/events/filter", json=wanted).json()["events"]):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        artifacts = client.request("POST", "/artifacts/filter", json={}).json()
+    assert [e["resource"]["prefect.resource.id"] for e in events] == ["perennial.model.toy"]
+    assert events[0]["payload"]["window"] == "20130108T0000-20130115T0000-v1"
+    assert events[0]["related"][0]["prefect.resource.role"] == "flow-run"
+    pages = [a["data"] for a in artifacts if a["key"] == "verdict-toy"]
+    assert len(pages) == 2
+    assert any("Verdict: retrain" in page for page in pages)
