@@ -1,80 +1,100 @@
-"""Reads a body into typed items, or says which field of it is wrong, what it held and what it should."""
+"""From bytes to checked items: what is wrong is named by field, value and expectation."""
 
 import re
-from functools import lru_cache
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
 MAX_ITEMS = 1_000
-MAX_BYTES = 5 * 1024 * 1024
-T = TypeVar("T", bound=msgspec.Struct)
+SHOWN = 200  # characters of a refused value that are told back
+
+Item = TypeVar("Item")
 
 
-class Malformed(Exception):
-    """A request that cannot be answered, with the HTTP status that says so."""
+class BadRequest(Exception):
+    """A request that cannot be answered, and what to change about it."""
 
-    def __init__(self, status: int, field: str, got: object, expected: str, next_step: str) -> None:
-        super().__init__(f"{field}: got {got!r}, expected {expected}")
+    def __init__(self, status: int, field: str, *, got: object, expected: str, next_step: str) -> None:
+        super().__init__(f"{field}: got {got}, expected {expected}. {next_step}")
         self.status = status
-        self.error = {"field": field, "got": shorten(got), "expected": expected, "next_step": next_step}
+        self.field = field
+        self.got = got
+        self.expected = expected
+        self.next_step = next_step
+
+    def to_body(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        told = {"field": self.field, "got": self.got, "expected": self.expected, "next_step": self.next_step}
+        return {"error": told}
 
 
-def decode(body: bytes, kind: type[T]) -> tuple[list[T], bool]:
-    """Return the items of a JSON body, 1 to 1,000, and whether it held a single one. Raises Malformed."""
-    single = body.lstrip()[:1] != b"["
-    try:
-        decoded = _decoder(kind, single).decode(body)
-    except msgspec.ValidationError as error:
-        raise _explain(body, str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(400, "body", body[:80], f"JSON ({error})", "Send valid JSON.") from None
-    items = [decoded] if single else decoded
-    if not 1 <= len(items) <= MAX_ITEMS:
-        expected = f"1 to {MAX_ITEMS:,} items"
-        raise Malformed(422, "body", f"{len(items):,} items", expected, "Split the list.")
-    return items, single
+class Decoder(Generic[Item]):
+    """Reads one item of a type, or a list of 1 to MAX_ITEMS of it."""
+
+    def __init__(self, kind: type[Item]) -> None:
+        many = Annotated[list[kind], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]  # type: ignore[valid-type]
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(kind | many).decode
+        self._names = [field.encode_name for field in msgspec.structs.fields(kind)]  # type: ignore[arg-type]
+
+    def read(self, body: bytes) -> tuple[list[Item], bool]:
+        """Return the items, and whether a single one was sent. Raises BadRequest."""
+        try:
+            told = self._decode(body)
+        except (msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+            raise self._explain(body, error) from None
+        except msgspec.DecodeError as error:
+            raise _refuse_text(body, str(error)) from None
+        return (told, False) if isinstance(told, list) else ([told], True)
+
+    def _explain(self, body: bytes, error: Exception) -> BadRequest:
+        """Find the value that the error is about; slow, and only ever run on refused requests."""
+        try:
+            raw = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as worse:
+            return _refuse_text(body, str(worse))
+        if isinstance(raw, list) and not 1 <= len(raw) <= MAX_ITEMS:
+            count = f"1 to {MAX_ITEMS:,} items"
+            return _refuse("items", f"{len(raw):,} items", count, "Split or fill the list.")
+        message, _, place = str(error).partition(" - at `")
+        return self._name_field(raw, message, place.rstrip("`").removeprefix("$").lstrip("."))
+
+    def _name_field(self, raw: Any, message: str, path: str) -> BadRequest:
+        def below(name: str) -> str:
+            return f"{path}.{name}" if path else name
+
+        if found := re.match(r"Object missing required field `(.+)`", message):
+            return _refuse(below(found[1]), "nothing", "a value", "Add the field; /docs shows an example.")
+        if found := re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL):
+            known = f"one of {', '.join(self._names)}"
+            name = below(found[1][:SHOWN])
+            return _refuse(name, "a field of that name", known, "Leave it out or correct its name.")
+        if found := re.match(r"(\w+): expected (.+)", message):  # raised by the type's own checks
+            got = _walk(raw, below(found[1]))
+            return _refuse(below(found[1]), got, found[2], "Correct the value.")
+        expected = re.sub(r"^Expected |, got `\w+`$|`", "", message)
+        return _refuse(path or "body", _walk(raw, path), expected, "Correct the value.")
 
 
-def shorten(value: object, most: int = 200) -> object:
-    """Return a value fit for an answer or a dead letter: long text is cut."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    if isinstance(value, str | int | float | bool | None) and len(str(value)) <= most:
+def _refuse(field: str, got: object, expected: str, next_step: str) -> BadRequest:
+    return BadRequest(422, field, got=got, expected=expected, next_step=next_step)
+
+
+def _refuse_text(body: bytes, problem: str) -> BadRequest:
+    got = f"{problem}: {body[:SHOWN].decode('utf-8', 'replace')}"
+    return BadRequest(400, "body", got=got, expected="JSON text in UTF-8", next_step="Send valid JSON.")
+
+
+def _walk(raw: Any, path: str) -> object:
+    """Return the value at a path such as `[3].distance`, cut to what can be shown."""
+    value = raw
+    for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", path):
+        try:
+            value = value[int(index)] if index else value[name]
+        except (LookupError, TypeError):
+            return "nothing"
+    if value is None or isinstance(value, bool | int | float):
         return value
-    return str(value)[:most]
-
-
-@lru_cache(maxsize=8)
-def _decoder(kind: Any, single: bool) -> Any:
-    return msgspec.json.Decoder(kind if single else list[kind])
-
-
-def _explain(body: bytes, message: str) -> Malformed:
-    # msgspec says "Expected `int`, got `str` - at `$[0].flight`": the path leads to the value.
-    what, _, path = message.partition(" - at ")
-    steps = re.findall(r"\[(\d+|\.\.\.)\]|\.([^.\[`]+)", path)
-    value: Any = msgspec.json.decode(body)
-    names = []
-    for index, name in steps:
-        names.append(f"[{index}]" if index else name)
-        value = _step(value, index, name)
-    missing = re.search(r"missing required field `([^`]+)`", what)
-    unknown = re.search(r"contains unknown field `([^`]+)`", what)
-    if missing or unknown:
-        found = missing or unknown
-        assert found is not None
-        field = ".".join([*names, found[1]])
-        expected = "a value" if missing else "no such field"
-        got = "nothing" if missing else "an unknown field"
-        step = "Add it." if missing else "Leave it out."
-        return Malformed(422, field, got, expected, step)
-    expected = what.removeprefix("Expected ").split(", got ")[0]
-    return Malformed(422, ".".join(names) or "body", value, expected, "Correct the value.")
-
-
-def _step(value: Any, index: str, name: str) -> Any:
-    try:
-        return value[int(index)] if index else value[name]
-    except (KeyError, IndexError, TypeError, ValueError):
-        return None
+    if isinstance(value, str):
+        return value[:SHOWN]
+    return msgspec.json.encode(value)[:SHOWN].decode("utf-8", "replace")

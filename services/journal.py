@@ -28,8 +28,9 @@ BUSY_SECONDS = 5.0
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
-    prediction_id TEXT PRIMARY KEY, entity TEXT NOT NULL, requested_at TEXT NOT NULL, received_at TEXT NOT NULL,
-    model_version TEXT, served_by TEXT NOT NULL, reason TEXT NOT NULL, score REAL NOT NULL,
+    prediction_id TEXT PRIMARY KEY, entity TEXT NOT NULL,
+    requested_at TEXT NOT NULL, received_at TEXT NOT NULL, model_version TEXT,
+    served_by TEXT NOT NULL, reason TEXT NOT NULL, score REAL NOT NULL,
     features TEXT NOT NULL, flags TEXT NOT NULL, request TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS predictions_requested_at ON predictions (requested_at);
@@ -43,20 +44,16 @@ CREATE TABLE IF NOT EXISTS dead_letters (
     model_version TEXT, received_at TEXT NOT NULL
 );
 """
-TEXT, NUMBER = pl.String, pl.Float64
-FRAMES: dict[str, dict[str, Any]] = {
-    "predictions": {
-        **dict.fromkeys(("prediction_id", "entity", "requested_at", "received_at", "model_version"), TEXT),
-        **{"served_by": TEXT, "reason": TEXT, "score": NUMBER, "features": TEXT, "flags": TEXT, "request": TEXT},
-    },
-    "outcomes": {
-        **{"outcome_id": pl.Int64, "entity": TEXT, "prediction_id": TEXT, "outcome": NUMBER, "status": TEXT},
-        **{"observed_at": TEXT, "received_at": TEXT},
-    },
-    "dead_letters": {
-        **{"id": pl.Int64, "kind": TEXT, "reason": TEXT, "request": TEXT, "model_version": TEXT},
-        "received_at": TEXT,
-    },
+NUMBERS = {"score": pl.Float64, "outcome": pl.Float64, "outcome_id": pl.Int64, "id": pl.Int64}
+COLUMNS = {
+    "predictions": (
+        *("prediction_id", "entity", "requested_at", "received_at", "model_version", "served_by", "reason"),
+        *("score", "features", "flags", "request"),
+    ),
+    "outcomes": (
+        *("outcome_id", "entity", "prediction_id", "outcome", "status", "observed_at", "received_at"),
+    ),
+    "dead_letters": ("id", "kind", "reason", "request", "model_version", "received_at"),
 }
 
 
@@ -179,7 +176,7 @@ class Journal:
             thread.join()
 
     def _read(self, table: str, by: str, period: Period) -> pl.DataFrame:
-        schema = FRAMES[table]
+        schema = {name: NUMBERS.get(name, pl.String) for name in COLUMNS[table]}
         if not self._path.exists():
             return pl.DataFrame(schema=schema)
         bounds = (format_instant(period.since), format_instant(period.until))

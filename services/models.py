@@ -1,366 +1,166 @@
-"""Model versions: the registry that names them, packages as data, and what is live in this process.
+"""The model registry: the only caller of MLflow's."""
 
-The only caller of MLflow's registry.
-"""
-
-import hashlib
-import json
-import logging
 import os
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from feature_repo.errors import ModelRefused, RegistryUnavailable
-from services.ladder import Rule, Rungs
+from services.package import Package, hash_package, load_package
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
-# Types that a model of ours may hold beside what skops trusts by itself. Anything else is refused.
-TRUSTED_TYPES = (
-    "numpy.dtype",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss._loss.CyHalfBinomialLoss",
-    "sklearn.compose._column_transformer._RemainderColsList",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-)
-FILES = ("model.skops", "contract.json", "rule.json", "selftest.json")
-TOLERANCE = 1e-6  # a self-test's scores must come back this close
-TIMEOUT = "3"  # seconds for one call of the registry
+__all__ = ["Package", "Registry", "load_package"]
 
-
-@dataclass(frozen=True)
-class Package:
-    """One model version, loaded."""
-
-    version: str
-    estimator: Any
-    contract: Mapping[str, Any]
-    rule: Rule
-    self_test: Mapping[str, Any]
-
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Return the probability for each row of feature values."""
-        import pandas as pd
-
-        names = [feature["name"] for feature in self.contract["features"]]
-        numbers = [f["name"] for f in self.contract["features"] if f["kind"] == "number"]
-        frame = pd.DataFrame({name: [row[name] for row in rows] for name in names}, dtype=object)
-        frame = frame.astype(dict.fromkeys(numbers, "float64"))
-        return [float(p) for p in self.estimator.predict_proba(frame)[:, 1]]
-
-
-def load_package(folder: Path, version: str = "") -> Package:
-    """Load a version's folder without running code of it, and reproduce its self-test.
-
-    Raises ModelRefused if a file is missing, a type is not trusted, or a score differs.
-    """
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise _refuse(version, f"no {', '.join(missing)}", f"the files {', '.join(FILES)}")
-    import skops.io
-
-    try:
-        found = skops.io.get_untrusted_types(file=folder / "model.skops")
-        strange = sorted(set(found) - set(TRUSTED_TYPES))
-        if strange:
-            raise _refuse(version, f"types {', '.join(strange)}", "types of the trusted list only")
-        estimator = skops.io.load(folder / "model.skops", trusted=list(TRUSTED_TYPES))
-        contract, rule, self_test = (json.loads((folder / name).read_text()) for name in FILES[1:])
-        package = Package(version, estimator, contract, Rule(**rule), self_test)
-        scores = package.predict(self_test["rows"])
-    except ModelRefused:
-        raise
-    except Exception as error:  # a damaged file fails in as many ways as there are bytes
-        raise _refuse(version, f"{type(error).__name__}: {error}", "a package that loads") from error
-    worst = max((abs(a - b) for a, b in zip(scores, self_test["scores"], strict=True)), default=1.0)
-    if worst > TOLERANCE:
-        raise _refuse(version, f"self-test off by {worst:.2g}", f"scores within {TOLERANCE:g}")
-    return package
+SHA256 = "perennial.sha256"  # tag of a version: what its package hashed to when it was registered
 
 
 class Registry:
-    """Versions and aliases of one registered model. Every call raises RegistryUnavailable if it fails."""
+    """The versions of one registered model, and the aliases that say which one serves.
 
-    def __init__(self, url: str, name: str) -> None:
-        self.url, self.name = url, name
+    `quick` is for the service, which asks twice a second and would rather know at once that nobody
+    answers. MLflow reads its time limits from the environment, so it holds for the whole process.
+    Every method raises RegistryUnavailable if MLflow does not answer, or answers with an error.
+    """
+
+    def __init__(self, url: str, name: str, *, quick: bool = False) -> None:
+        self.url = url
+        self.name = name
+        self._quick = quick
 
     def aliases(self) -> dict[str, int]:
-        """Return alias -> version; empty if nothing was ever registered."""
-        model = self._model()
-        return {alias: int(v) for alias, v in model.aliases.items()} if model else {}
+        """Return the version that each alias names; none if the model is not registered yet."""
+        with self._reaching("aliases"):
+            model = self._find()
+        return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
 
-    def download(self, version: int, to: Path) -> Path:
-        """Fetch a version's package into the folder `to`, whole or not at all, and return it."""
-        import mlflow.artifacts
-
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=to.parent, prefix=".fetch-") as part:
-            uri = self._call("get_model_version_download_uri", self.name, str(version))
-            try:
-                got = mlflow.artifacts.download_artifacts(
-                    artifact_uri=uri, dst_path=part, tracking_uri=self.url
-                )
-            except Exception as error:
-                raise self._unavailable(error) from error
-            write_checksums(Path(got))
-            try:
-                Path(got).rename(to)
-            except OSError:
-                # Another process brought the same version meanwhile, or an old copy is in the way.
-                if not verify_checksums(to):
-                    shutil.rmtree(to, ignore_errors=True)
-                    Path(got).rename(to)
-        return to
-
-    def register(self, package: Path, run_id: str, tags: Mapping[str, str]) -> int:
-        """Upload a package as one model version of a run and return its number."""
-        if self._model() is None:
-            self._call("create_registered_model", self.name)
-        run = self._call("get_run", run_id)
-        model = self._call(
-            "create_logged_model", run.info.experiment_id, name=self.name, source_run_id=run_id
-        )
-        self._call("log_model_artifacts", model.model_id, str(package))
-        self._call("finalize_logged_model", model.model_id, "READY")
-        version = self._call(
-            "create_model_version",
-            self.name,
-            source=f"models:/{model.model_id}",
-            run_id=run_id,
-            model_id=model.model_id,
-            tags=dict(tags),
-        )
-        return int(version.version)
+    def versions(self) -> dict[int, dict[str, str]]:
+        """Return every version's tags, newest first."""
+        with self._reaching("versions"):
+            found = list(self._client.search_model_versions(f"name='{self.name}'"))
+        return {int(v.version): dict(v.tags) for v in sorted(found, key=lambda v: -int(v.version))}
 
     def set_alias(self, alias: str, version: int) -> None:
-        """Point an alias at a version."""
-        self._call("set_registered_model_alias", self.name, alias, str(version))
+        """Make an alias name a version."""
+        with self._reaching(f"alias {alias}"):
+            self._client.set_registered_model_alias(self.name, alias, str(version))
+
+    def delete_alias(self, alias: str) -> None:
+        """Take an alias away; nothing happens if there is none."""
+        if alias in self.aliases():
+            with self._reaching(f"alias {alias}"):
+                self._client.delete_registered_model_alias(self.name, alias)
 
     def tag(self, version: int, key: str, value: str) -> None:
-        """Set a tag of a version."""
-        self._call("set_model_version_tag", self.name, str(version), key, value)
+        """Write a tag of a version."""
+        with self._reaching(f"version {version}"):
+            self._client.set_model_version_tag(self.name, str(version), key, value)
 
     def read_version_tag(self, version: int, key: str) -> str | None:
-        """Return a tag of a version, or None."""
-        tags = self._call("get_model_version", self.name, str(version)).tags
-        value = tags.get(key)
-        return None if value is None else str(value)
+        """Return a tag of a version; None if the tag or the version is not there."""
+        with self._reaching(f"version {version}"):
+            found = _absent_as_none(lambda: self._client.get_model_version(self.name, str(version)))
+        return found.tags.get(key) if found else None
 
     def write_tag(self, key: str, value: str) -> None:
-        """Set a tag of the model."""
-        self._call("set_registered_model_tag", self.name, key, value)
+        """Write a tag of the registered model."""
+        with self._reaching("tags"):
+            self._client.set_registered_model_tag(self.name, key, value)
 
     def read_tag(self, key: str) -> str | None:
-        """Return a tag of the model, or None."""
-        model = self._model()
-        value = model.tags.get(key) if model else None
-        return None if value is None else str(value)
+        """Return a tag of the registered model."""
+        with self._reaching("tags"):
+            model = self._find()
+        return model.tags.get(key) if model else None
 
-    @cached_property
-    def _client(self) -> Any:
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", TIMEOUT)
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        from mlflow import MlflowClient
+    def register(self, package: Path, run_id: str, tags: Mapping[str, str]) -> int:
+        """Register a whole folder as a new version of the model, and return its number.
 
-        return MlflowClient(self.url, self.url)
-
-    def _model(self) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise self._unavailable(error) from error
-
-    def _call(self, method: str, *arguments: Any, **named: Any) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return getattr(self._client, method)(*arguments, **named)
-        except MlflowException as error:
-            raise self._unavailable(error) from error
-
-    def _unavailable(self, error: Exception) -> RegistryUnavailable:
-        return RegistryUnavailable(
-            f"model registry at {self.url}",
-            got=f"{type(error).__name__}: {str(error)[:300]}",
-            expected="an answer",
-            next_step="Look at logs/mlflow.log; the service goes on with what it has.",
-        )
-
-
-class Aliases(Protocol):
-    """What LiveModels needs of the registry."""
-
-    def aliases(self) -> dict[str, int]:
-        """Alias -> version."""
+        The folder travels as the artifacts of a logged model of the run, so that it also shows there.
+        """
+        with self._reaching("a new version"):
+            client = self._client
+            if self._find() is None:
+                client.create_registered_model(self.name)
+            experiment = client.get_run(run_id).info.experiment_id
+            model = client.create_logged_model(experiment, name=self.name, source_run_id=run_id)
+            client.log_model_artifacts(model.model_id, str(package))
+            model = client.finalize_logged_model(model.model_id, "READY")
+            remote = self.url.startswith("http")  # a bare database cannot resolve models:/ by itself
+            version = client.create_model_version(
+                self.name,
+                source=f"models:/{model.model_id}" if remote else model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+                tags={**tags, SHA256: hash_package(package)},
+            )
+        return int(version.version)
 
     def download(self, version: int, to: Path) -> Path:
-        """Fetch a package."""
+        """Fetch a version's folder, whole or not at all, and return where it is: `to`.
 
-
-@dataclass(frozen=True)
-class Live:
-    """What serves in this process at one instant."""
-
-    rungs: Rungs
-    since: str
-
-
-class LiveModels:
-    """Follows the aliases from a background thread; a reader takes `live` whole, in one look."""
-
-    def __init__(self, registry: Aliases, folder: Path, poll_seconds: float) -> None:
-        self._registry, self._folder, self._poll = registry, folder, poll_seconds
-        self._loaded: dict[int, Package] = {}
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True, name="aliases")
-        self.live = Live(Rungs(), _now())
-        self.refused: dict[int, str] = {}
-        self.registry_seen: str | None = None
-        self.registry_error: str | None = None
-        self.swaps = 0
-
-    def start(self) -> None:
-        """Serve the last verified versions at once, then follow the registry."""
-        self._restore()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop following."""
-        self._wake.set()
-
-    def check(self) -> None:
-        """Look at the registry once and swap if an alias moved to a version that holds up."""
+        `to` may be an empty folder. Raises ModelRefused if what came is not what was registered.
+        """
+        to.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
         try:
-            aliases = self._registry.aliases()
-        except RegistryUnavailable as error:
-            self.registry_error = str(error)
-            return
-        self.registry_seen, self.registry_error = _now(), None
-        champion = aliases.get("champion")
-        serving = self.live.rungs.champion
-        if champion is None or (serving and serving.version == str(champion) and self._settled(aliases)):
-            return
-        loaded = self._load(champion)
-        if loaded is None:
-            return  # refused, loudly; the one before goes on
-        previous = aliases.get("previous")
-        # Until somebody says otherwise, what served before is the way back.
-        rung = self._load(previous) if previous not in (None, champion) else serving
-        if rung is not None and rung.version == loaded.version:
-            rung = self.live.rungs.previous
-        changed = serving is None or serving.version != loaded.version
-        self.live = Live(Rungs(loaded, rung, loaded.rule), _now() if changed else self.live.since)
-        self.swaps += changed
-        self._remember(loaded, rung)
+            with self._reaching(f"version {version}"):
+                came = self._fetch(version, part)
+                promised = self._client.get_model_version(self.name, str(version)).tags.get(SHA256)
+            if promised and promised != hash_package(came):
+                raise ModelRefused(
+                    f"model version {version}",
+                    got="files that differ from those registered",
+                    expected=f"SHA-256 {promised}",
+                    next_step="Look at the artifact store, or train it again.",
+                )
+            came.replace(to)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return to
 
-    def _settled(self, aliases: Mapping[str, int]) -> bool:
-        previous, rung = aliases.get("previous"), self.live.rungs.previous
-        if previous is None or previous == aliases.get("champion") or previous in self.refused:
-            return True
-        return rung is not None and rung.version == str(previous)
+    def _fetch(self, version: int, part: Path) -> Path:
+        from mlflow.artifacts import download_artifacts
 
-    def _load(self, version: int | None) -> Package | None:
-        if version is None or version in self.refused:
-            return None
-        if version not in self._loaded:
-            folder = self._folder / str(version)
-            try:
-                if not verify_checksums(folder):
-                    self._registry.download(version, folder)
-                self._loaded[version] = load_package(folder, str(version))
-            except RegistryUnavailable as error:
-                self.registry_error = str(error)
-                return None
-            except ModelRefused as error:
-                self.refused[version] = str(error)
-                logger.error("refused: %s", error)
-                return None
-        return self._loaded[version]
+        uri = self._client.get_model_version_download_uri(self.name, str(version))
+        return Path(download_artifacts(artifact_uri=uri, dst_path=str(part), tracking_uri=self.url))
 
-    def _follow(self) -> None:
-        while not self._wake.wait(self._poll):
-            try:
-                self.check()
-            except Exception as error:  # the thread must outlive whatever a registry does
-                self.registry_error = f"{type(error).__name__}: {error}"
-                logger.exception("following the aliases failed; still serving what is live")
+    def _find(self) -> Any:
+        return _absent_as_none(lambda: self._client.get_registered_model(self.name))
 
-    def _remember(self, champion: Package, previous: Any) -> None:
-        told = {"champion": champion.version, "previous": previous.version if previous else None}
-        part = self._folder / f".live.{os.getpid()}"
-        part.write_text(json.dumps(told))
-        part.replace(self._folder / "live.json")
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
+        if self._quick:
+            os.environ.update(MLFLOW_HTTP_REQUEST_TIMEOUT="2", MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+        from mlflow import MlflowClient
 
-    def _restore(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        return MlflowClient(tracking_uri=self.url, registry_uri=self.url)
+
+    @contextmanager
+    def _reaching(self, subject: str) -> Iterator[None]:
         try:
-            told = json.loads((self._folder / "live.json").read_text())
-        except (OSError, ValueError):
-            return
-        versions = [told.get("champion"), told.get("previous")]
-        rungs = [self._load_verified(v) for v in versions]
-        if rungs[0] is not None:
-            self.live = Live(Rungs(rungs[0], rungs[1], rungs[0].rule), _now())
-
-    def _load_verified(self, version: str | None) -> Package | None:
-        if version is None or not verify_checksums(self._folder / version):
-            return None
-        return self._load(int(version))
+            yield
+        except Exception as error:  # requests, urllib3, SQLAlchemy and MLflow each have their own
+            raise RegistryUnavailable(
+                f"{subject} of model {self.name} at {self.url}",
+                got=f"{type(error).__name__}: {str(error)[:300]}",
+                expected="an answer",
+                next_step="Look whether the MLflow server runs.",
+            ) from error
 
 
-def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of each file of a package beside them."""
-    sums = {name: _sha256(folder / name) for name in FILES if (folder / name).is_file()}
-    (folder / "checksums.json").write_text(json.dumps(sums))
+def _absent_as_none(ask: Callable[[], Any]) -> Any:
+    from mlflow.exceptions import MlflowException
 
-
-def verify_checksums(folder: Path) -> bool:
-    """Tell whether the folder is whole: each file as it was when it was fetched."""
     try:
-        sums = json.loads((folder / "checksums.json").read_text())
-        return set(sums) == set(FILES) and all(_sha256(folder / n) == s for n, s in sums.items())
-    except (OSError, ValueError):
-        return False
-
-
-def measure_latency(package: Package, answers: int = 200) -> float:
-    """Return the 95th percentile, in milliseconds, of one answer."""
-    rows = package.self_test["rows"]
-    times = []
-    for i in range(answers):
-        began = time.perf_counter()
-        package.predict([rows[i % len(rows)]])
-        times.append((time.perf_counter() - began) * 1_000)
-    return sorted(times)[int(0.95 * answers)]
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _refuse(version: str, got: str, expected: str) -> ModelRefused:
-    return ModelRefused(
-        f"model version {version}".strip(),
-        got=got,
-        expected=expected,
-        next_step="Promote another version; this one does not serve.",
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        return ask()
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise

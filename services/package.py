@@ -32,7 +32,7 @@ class Package:
     rule: Rule
     estimator: Any
 
-    def score(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Return the probability of each row of named inputs."""
         import numpy as np
         import pandas as pd
@@ -48,41 +48,37 @@ class Package:
 
 
 def load_package(folder: Path, version: str = "") -> Package:
-    """Load a version's folder. Raises ModelRefused if it is incomplete or names types beyond the list."""
+    """Load a version's folder and answer its self-test.
+
+    Raises ModelRefused if it is incomplete, names types beyond the list, or its scores have changed.
+    """
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
-        raise _refuse(version, f"no {', '.join(lacking)}", "a whole package", "Train it again.")
+        raise _refuse(version, f"no {', '.join(lacking)}", "a whole package")
     try:
         contract = json.loads((folder / "contract.json").read_text())
         rule = json.loads((folder / "rule.json").read_text())
         rates = {str(key): float(rate) for key, rate in rule["rates"].items()}
-        return Package(
+        package = Package(
             version=version,
             contract=contract,
             rule=Rule(version, rule["by"], rates, float(rule["base_rate"])),
             estimator=_load_estimator(folder / "model.skops"),
         )
+        worst = find_difference(package, folder)
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
-        raise _refuse(version, got, "a package that loads as data alone", "Train it again.") from error
-
-
-def self_test(package: Package, folder: Path) -> float:
-    """Return the largest difference from the scores that training wrote down.
-
-    Raises ModelRefused if it is more than TOLERANCE, or the model cannot answer.
-    """
-    try:
-        asked = json.loads((folder / "selftest.json").read_text())
-        scores = package.score(asked["rows"])
-        worst = max(abs(a - b) for a, b in zip(scores, asked["scores"], strict=True))
-    except Exception as error:
-        got = f"{type(error).__name__}: {error}"
-        raise _refuse(package.version, got, "answers to its own self-test", "Train it again.") from error
+        raise _refuse(version, got, "a package that loads as data alone and answers") from error
     if not worst <= TOLERANCE:
-        got = f"a score {worst:.2g} off"
-        raise _refuse(package.version, got, f"its own scores within {TOLERANCE:g}", "Compare library versions.")
-    return float(worst)
+        raise _refuse(version, f"a score {worst:.2g} off in its self-test", f"at most {TOLERANCE:g} off")
+    return package
+
+
+def find_difference(package: Package, folder: Path) -> float:
+    """Return the largest difference from the scores that training wrote down."""
+    asked = json.loads((folder / "selftest.json").read_text())
+    scores = package.predict(asked["rows"])
+    return float(max(abs(a - b) for a, b in zip(scores, asked["scores"], strict=True)))
 
 
 def measure_latency(package: Package, folder: Path, rounds: int = 100) -> float:
@@ -91,7 +87,7 @@ def measure_latency(package: Package, folder: Path, rounds: int = 100) -> float:
     taken = []
     for i in range(rounds):
         since = time.perf_counter()
-        package.score([rows[i % len(rows)]])
+        package.predict([rows[i % len(rows)]])
         taken.append(time.perf_counter() - since)
     return sorted(taken)[int(0.95 * rounds)] * 1_000
 
@@ -127,5 +123,10 @@ def _load_estimator(path: Path) -> Any:
     return skops.io.load(path, trusted=list(TRUSTED_TYPES))
 
 
-def _refuse(version: str, got: str, expected: str, next_step: str) -> ModelRefused:
-    return ModelRefused(f"model version {version or '(unnamed)'}", got=got, expected=expected, next_step=next_step)
+def _refuse(version: str, got: str, expected: str) -> ModelRefused:
+    return ModelRefused(
+        f"model version {version or '(unnamed)'}",
+        got=got,
+        expected=expected,
+        next_step="Promote another version, or train it again.",
+    )

@@ -1,101 +1,124 @@
-"""What a client may send, and what is wrong with what it sent. Particular to the problem."""
+"""What clients send, in the bundled problem's own words. Particular to the problem.
+
+A request is a flight before its departure; feedback is how it ended.
+"""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from feature_repo.facts import DECIDE_AHEAD
-from services.decoding import decode
+from feature_repo.contract import Problem
+from feature_repo.facts import DECIDE_AHEAD, LATE_MINUTES
+from services.journal import Outcome
+from services.wire import Wire
 
-Instant = Annotated[datetime, msgspec.Meta(tz=True, description="ISO 8601 with a zone, e.g. ...Z")]
-Airport = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$", description="three-letter airport code")]
+Carrier = Annotated[str, Meta(pattern="^[A-Z0-9]{2,3}$", description="Airline, by its code.")]
+Airport = Annotated[str, Meta(pattern="^[A-Z]{3,4}$", description="Airport, by its code.")]
+Flight = Annotated[int, Meta(ge=0, le=99_999, description="Flight number.")]
+Miles = Annotated[int, Meta(gt=0, le=20_000, description="Distance in miles.")]
+Instant = Annotated[datetime, Meta(tz=True, description="ISO 8601, with a time zone.")]
+Minutes = Annotated[float, Meta(ge=-1_440, le=10_080, description="Minutes late; early: negative.")]
+Name = Annotated[str, Meta(min_length=1, max_length=64)]
+
+FIRST, LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
+
+
+class Request(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """A flight before its departure; asked for `requested_at`, by default two hours ahead."""
+
+    carrier: Carrier
+    flight: Flight
+    origin: Airport
+    dest: Airport
+    scheduled_departure: Instant
+    distance: Miles
+    requested_at: Instant | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _check_instant("scheduled_departure", self.scheduled_departure)
+        if isinstance(self.requested_at, datetime):
+            _check_instant("requested_at", self.requested_at)
+            if self.requested_at > self.scheduled_departure:
+                raise ValueError("requested_at: expected an instant at or before scheduled_departure")
+
+
+class Feedback(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """How a flight ended, by the prediction's id or the flight's."""
+
+    status: Literal["arrived", "cancelled", "diverted"]
+    observed_at: Instant
+    prediction_id: Name | UnsetType = UNSET
+    flight_id: Name | UnsetType = UNSET
+    arrival_delay: Minutes | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _check_instant("observed_at", self.observed_at)
+        if self.prediction_id is UNSET and self.flight_id is UNSET:
+            raise ValueError("prediction_id: expected this or flight_id")
+        if (self.status == "arrived") != (self.arrival_delay is not UNSET):
+            raise ValueError("arrival_delay: expected minutes if status is arrived, and nothing otherwise")
+
 
 EXAMPLE = {
     "carrier": "UA",
     "flight": 1545,
     "origin": "EWR",
     "dest": "IAH",
+    "scheduled_departure": "2013-01-01T10:15:00Z",
     "distance": 1400,
-    "scheduled_departure": "2013-03-01T15:15:00Z",
+}
+EXAMPLE_FEEDBACK = {
+    "flight_id": "2013-01-01-UA-1545-EWR",
+    "status": "arrived",
+    "arrival_delay": 11,
+    "observed_at": "2013-01-01T13:30:00Z",
 }
 
 
-class FlightRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One flight to predict; asked for `requested_at`, by default two hours before its departure."""
-
-    carrier: Annotated[str, msgspec.Meta(pattern="^[A-Z0-9]{2}$", description="airline code")]
-    flight: Annotated[int, msgspec.Meta(ge=1, le=99_999)]
-    origin: Airport
-    dest: Airport
-    distance: Annotated[int, msgspec.Meta(ge=1, le=20_000, description="miles")]
-    scheduled_departure: Instant
-    requested_at: Instant | None = None
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the request as the features' computations take it, its instants in UTC."""
-        departure = self.scheduled_departure.astimezone(UTC)
-        decided_at = (self.requested_at or departure - DECIDE_AHEAD).astimezone(UTC)
-        return {
-            "flight_id": self._flight_id(),
-            "decided_at": decided_at,
-            "carrier": self.carrier,
-            "flight": self.flight,
-            "origin": self.origin,
-            "dest": self.dest,
-            "distance": self.distance,
-            "scheduled_departure": departure,
-        }
-
-    def _flight_id(self) -> str:
-        return f"{local_date(self.scheduled_departure)}-{self.carrier}-{self.flight}-{self.origin}"
+def to_row(request: Request, problem: Problem) -> dict[str, Any]:
+    """Return the request as a row: entity, the instant of decision in UTC, and what features need."""
+    departure = request.scheduled_departure.astimezone(UTC)
+    asked = request.requested_at
+    decided = asked.astimezone(UTC) if isinstance(asked, datetime) else departure - DECIDE_AHEAD
+    day = departure.astimezone(ZoneInfo(problem.time_zone)).date()
+    return {
+        problem.entity: f"{day}-{request.carrier}-{request.flight}-{request.origin}",
+        problem.decided_at: decided,
+        "carrier": request.carrier,
+        "flight": request.flight,
+        "origin": request.origin,
+        "dest": request.dest,
+        "distance": request.distance,
+        "scheduled_departure": departure,
+    }
 
 
-class Feedback(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """How a flight turned out, by prediction or by flight."""
-
-    status: Literal["arrived", "cancelled", "diverted"]
-    observed_at: Instant
-    prediction_id: str | None = None
-    flight_id: str | None = None
-    arrival_delay: Annotated[float, msgspec.Meta(ge=-1_440, le=10_000)] | None = None
-
-    def to_outcome(self) -> dict[str, Any]:
-        """Return the outcome as the journal keeps it: 1 late, 0 not, None if it never arrived."""
-        from feature_repo.facts import LATE_MINUTES
-
-        late = None if self.arrival_delay is None else float(self.arrival_delay >= LATE_MINUTES)
-        return {
-            "entity": self.flight_id,
-            "prediction_id": self.prediction_id,
-            "outcome": late if self.status == "arrived" else None,
-            "status": self.status,
-            "observed_at": self.observed_at.astimezone(UTC).isoformat(),
-        }
-
-    def complain(self) -> tuple[str, object, str] | None:
-        """Return (field, got, expected) if the fields do not fit together, else None."""
-        if (self.prediction_id is None) == (self.flight_id is None):
-            return "prediction_id, flight_id", "both or neither", "exactly one of them"
-        if self.status == "arrived" and self.arrival_delay is None:
-            return "arrival_delay", None, "minutes, since the status is arrived"
-        return None
+def to_outcome(feedback: Feedback) -> Outcome:
+    """Return the feedback as the journal keeps it: late 1, in time 0, never arrived null."""
+    delay = feedback.arrival_delay
+    return Outcome(
+        entity=feedback.flight_id if isinstance(feedback.flight_id, str) else None,
+        prediction_id=feedback.prediction_id if isinstance(feedback.prediction_id, str) else None,
+        outcome=None if isinstance(delay, UnsetType) else float(delay >= LATE_MINUTES),
+        status=feedback.status,
+        observed_at=feedback.observed_at.astimezone(UTC),
+    )
 
 
-def decode_requests(body: bytes) -> tuple[list[FlightRequest], bool]:
-    """Return the requests of a body and whether it was a single one. Raises Malformed."""
-    return decode(body, FlightRequest)
+def build_wire(problem: Problem) -> Wire:
+    """Return what the service needs to speak this problem's language."""
+    return Wire(
+        request=Request,
+        feedback=Feedback,
+        to_row=lambda request: to_row(request, problem),
+        to_outcome=to_outcome,
+        example=EXAMPLE,
+        example_feedback=EXAMPLE_FEEDBACK,
+    )
 
 
-def decode_feedback(body: bytes) -> tuple[list[Feedback], bool]:
-    """Return the outcomes of a body and whether it was a single one. Raises Malformed."""
-    return decode(body, Feedback)
-
-
-def local_date(instant: datetime) -> str:
-    """Return the date in the problem's time zone, as in a flight's id."""
-    from zoneinfo import ZoneInfo
-
-    from feature_repo.facts import TIME_ZONE
-
-    return instant.astimezone(ZoneInfo(TIME_ZONE)).date().isoformat()
+def _check_instant(name: str, instant: datetime) -> None:
+    if not FIRST <= instant < LAST:
+        raise ValueError(f"{name}: expected an instant from {FIRST:%Y} to before {LAST:%Y}")

@@ -1,21 +1,22 @@
-"""Load a package in this process and answer its self-test: `python -m services.self_test FOLDER`."""
+"""Loads a model package in a clean process and answers its self-test: python -m services.self_test FOLDER."""
 
 import json
 import sys
 from pathlib import Path
 
 from feature_repo.errors import ModelRefused
-from services.models import load_package, measure_latency
+from services.package import load_package, measure_latency
 
 
 def main(arguments: list[str]) -> int:
-    """Print the answer time as JSON; on a package that does not hold up, say why and return 1."""
+    """Print the 95th percentile of latency as JSON; 1, and the reason on stderr, if refused."""
+    folder = Path(arguments[0])
     try:
-        package = load_package(Path(arguments[0]))
+        package = load_package(folder)
     except ModelRefused as error:
-        print(error, file=sys.stderr)
+        print(" ".join(str(error).split()), file=sys.stderr)
         return 1
-    print(json.dumps({"p95_ms": measure_latency(package)}))
+    print(json.dumps({"p95_ms": measure_latency(package, folder)}))
     return 0
 
 

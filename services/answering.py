@@ -1,0 +1,171 @@
+"""From decoded rows to answers and the records of them: features, ladder, flags, dead letters."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import msgspec
+import polars as pl
+
+from feature_repo.contract import Problem
+from feature_repo.store import OnlineVector
+from services.journal import DeadLetter, Prediction, format_instant
+from services.ladder import Answer, Rungs, climb
+from services.live import Serving
+from services.metrics import Metrics
+
+SEVERITY = ("unseen", "out_of_range", "missing", "expired")  # a dead letter's kind is the first that applies
+MAX_REASON = 1_000  # characters
+
+log = logging.getLogger("perennial.service")
+
+
+class Store(Protocol):
+    """What is needed of the feature store."""
+
+    def read_online(self, rows: Sequence[Mapping[str, Any]]) -> list[OnlineVector]:
+        """Return each row's features."""
+
+
+class Models(Protocol):
+    """What is needed of the live models."""
+
+    @property
+    def serving(self) -> Serving:
+        """What serves now."""
+
+    def read_status(self) -> dict[str, Any]:
+        """Return what /live says of the models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What goes to the client, and what goes to the journal first."""
+
+    bodies: list[dict[str, Any]]
+    predictions: list[Prediction]
+    dead_letters: list[DeadLetter]
+
+
+class Answering:
+    """Answers every well-formed request, whatever of models, store and features is gone."""
+
+    def __init__(self, problem: Problem, store: Store, models: Models, metrics: Metrics) -> None:
+        self._problem = problem
+        self._store = store
+        self._models = models
+        self._metrics = metrics
+        features = [{"name": f.name, "kind": f.kind, "source": f.source} for f in problem.features]
+        self._blank = {"features": features}
+        self.store_trouble: str | None = None
+
+    def answer(self, rows: Sequence[Mapping[str, Any]], requests: Sequence[bytes]) -> Answered:
+        """Answer rows (entity, decided_at, request fields); `requests` is the JSON that each came as."""
+        serving = self._models.serving  # one look: the whole batch is answered by the same versions
+        rungs = Rungs(
+            serving.champion,
+            serving.previous,
+            serving.rule,
+            self._problem.prior,
+            self._blank,
+            serving.reason,
+        )
+        try:
+            answers = self._climb(rungs, self._add_features(rows))
+        except Exception:
+            log.exception("request-time features of %d rows", len(rows))
+            answers = [self._answer_alone(rungs, row) for row in rows]
+        self._metrics.note_answers(answers)
+        return self._record(rows, answers, requests)
+
+    def _add_features(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        frame = pl.DataFrame(rows, schema_overrides=self._problem.request_fields, infer_schema_length=None)
+        return self._problem.add_request_features(frame).to_dicts()
+
+    def _answer_alone(self, rungs: Rungs, row: Mapping[str, Any]) -> Answer:
+        try:
+            return self._climb(rungs, self._add_features([row]))[0]
+        except Exception as error:  # noqa: BLE001 - logged with the batch; the answer names the reason
+            log.warning("request-time features of %s: %s", row[self._problem.entity], type(error).__name__)
+            bare = Rungs(None, None, rungs.rule, rungs.prior, self._blank, "request_features_failed")
+            return climb(bare, [row], [OnlineVector({}, (), {})])[0]
+
+    def _climb(self, rungs: Rungs, rows: list[dict[str, Any]]) -> list[Answer]:
+        return climb(rungs, rows, self._read_store(rows), self._problem.calendar)
+
+    def _read_store(self, rows: list[dict[str, Any]]) -> list[OnlineVector]:
+        try:
+            vectors = self._store.read_online(rows)
+        except Exception as error:  # noqa: BLE001 - whatever a store raises, the ladder answers
+            if self.store_trouble is None:
+                log.warning("answering without the feature store: %s", error)
+            self.store_trouble = f"{type(error).__name__}: {error}"
+            self._metrics.store_failures.inc()
+            stored = tuple(f.name for f in self._problem.features if f.source != "request")
+            return [OnlineVector(dict.fromkeys(stored), stored, {}) for _ in rows]
+        self.store_trouble = None
+        return vectors
+
+    def _record(
+        self, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], requests: Sequence[bytes]
+    ) -> Answered:
+        now = datetime.now(UTC)
+        received, made = format_instant(now), Answered([], [], [])
+        for row, answer, request in zip(rows, answers, requests, strict=True):
+            entity, decided = row[self._problem.entity], row[self._problem.decided_at]
+            identity, flags = make_id(now), [_tell(flag) for flag in answer.flags]
+            asked = request.decode()
+            made.bodies.append(
+                {
+                    "prediction_id": identity,
+                    self._problem.entity: entity,
+                    "probability": answer.score,
+                    "model_version": answer.model_version,
+                    "served_by": answer.served_by,
+                    "reason": answer.reason,
+                    "flags": flags,
+                    "requested_at": decided,
+                }
+            )
+            made.predictions.append(
+                Prediction(
+                    prediction_id=identity,
+                    entity=entity,
+                    requested_at=format_instant(decided),
+                    received_at=received,
+                    model_version=answer.model_version,
+                    served_by=answer.served_by,
+                    reason=answer.reason,
+                    score=answer.score,
+                    features=msgspec.json.encode(answer.features).decode(),
+                    flags=msgspec.json.encode(flags).decode(),
+                    request=asked,
+                )
+            )
+            if flags:
+                made.dead_letters.append(_bury(answer, asked, received))
+        return made
+
+
+def make_id(now: datetime) -> str:
+    """Return a version 7 UUID (RFC 9562): sorts by the millisecond that it was made in."""
+    value = int(now.timestamp() * 1_000) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    text = f"{value:032x}"
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+def _tell(flag: Any) -> dict[str, Any]:
+    return {"feature": flag.feature, "kind": flag.kind, "got": flag.got}
+
+
+def _bury(answer: Answer, request: str, received: str) -> DeadLetter:
+    kinds = {flag.kind for flag in answer.flags}
+    kind = next(kind for kind in SEVERITY if kind in kinds)
+    if answer.reason == "features_unavailable":
+        kind = answer.reason
+    told = "; ".join(f"{flag.feature} {flag.kind}: {flag.got}" for flag in answer.flags)
+    return DeadLetter(kind, told[:MAX_REASON], request, answer.model_version, received)

@@ -1,0 +1,219 @@
+"""The models that serve: follows the registry's aliases, verifies, and swaps in one assignment.
+
+A version serves only after its files were checked against their hashes and it reproduced its own
+scores. What was verified last is remembered on disk, so that a worker starts without the registry.
+"""
+
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from feature_repo.errors import ModelRefused, RegistryUnavailable
+from services.ladder import Rule
+from services.metrics import Metrics
+from services.package import Package, is_intact, load_package, write_manifest
+
+KEEP_LOADED = 4  # versions kept in memory: moving an alias back is instant
+
+log = logging.getLogger("perennial.models")
+
+
+class Aliases(Protocol):
+    """What is needed of the registry."""
+
+    def aliases(self) -> dict[str, int]:
+        """Return the version that each alias names."""
+
+    def download(self, version: int, to: Path) -> Path:
+        """Fetch a version's folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What serves now; replaced whole, never changed. `reason` says why there is no champion, if so."""
+
+    champion: Package | None = None
+    previous: Package | None = None
+    reason: str = "no_champion"
+    since: str = ""
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that came with the best model there is."""
+        best = self.champion or self.previous
+        return best.rule if best else None
+
+    @property
+    def versions(self) -> tuple[str | None, str | None]:
+        """The champion's and the previous version."""
+        return (_version(self.champion), _version(self.previous))
+
+
+class LiveModels:
+    """Keeps `serving` true to the aliases, from a thread of its own."""
+
+    def __init__(self, registry: Aliases, folder: Path, poll_seconds: float, metrics: Metrics) -> None:
+        self.serving = Serving(since=_now())
+        self._registry = registry
+        self._folder = folder
+        self._poll_seconds = poll_seconds
+        self._metrics = metrics
+        self._loaded: dict[str, Package] = {}
+        self._refused: dict[str, str] = {}
+        self._last: str | None = None  # the version that answered last as champion
+        self._before: str | None = None  # the one before it
+        self._contact: str | None = None
+        self._trouble: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Load what served last from disk, then follow the registry until `stop`."""
+        self._recall()
+        self._thread = threading.Thread(target=self._follow, name="models", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread:
+            self._thread.join(timeout=5)
+
+    def poll(self) -> None:
+        """Ask for the aliases once and act on them; trouble is recorded, never raised."""
+        try:
+            aliases = self._registry.aliases()
+            self._contact = _now()
+            self._apply({alias: str(version) for alias, version in aliases.items()})
+            self._note_trouble(None)
+        except RegistryUnavailable as error:
+            self._note_trouble(str(error))
+        except Exception as error:
+            log.exception("cannot follow the registry")
+            self._note_trouble(f"{type(error).__name__}: {error}")
+
+    def read_status(self) -> dict[str, Any]:
+        """Return what this worker serves and since when, what it refused, and how the registry is."""
+        serving = self.serving
+        champion, previous = serving.versions
+        return {
+            "champion": champion,
+            "previous": previous,
+            "since": serving.since,
+            "reason": "ok" if serving.champion else serving.reason,
+            "refused": dict(self._refused),
+            "registry": {"last_contact": self._contact, "trouble": self._trouble},
+        }
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            self.poll()
+            self._stop.wait(self._poll_seconds)
+
+    def _apply(self, aliases: Mapping[str, str]) -> None:
+        wanted = aliases.get("champion")
+        champion = self._get(wanted)
+        if champion and champion.version != self._last:
+            self._before, self._last = self._last, champion.version
+        # Until a good champion comes, the one that answered last goes on, as the previous rung.
+        named = aliases.get("previous")
+        candidates = (named, self._before) if champion else (self._last, named)
+        previous = None
+        for version in candidates:
+            if version and version != wanted:
+                previous = self._get(version)
+            if previous:
+                break
+        reason = "champion_refused" if wanted else "no_champion"
+        self._swap(Serving(champion, previous, reason, _now()))
+
+    def _swap(self, new: Serving) -> None:
+        old = self.serving
+        if new.versions == old.versions and new.reason == old.reason:
+            return
+        self.serving = new
+        self._metrics.note_serving(old.versions, new.versions)
+        log.warning("serving champion %s, previous %s (before: %s, %s)", *new.versions, *old.versions)
+        self._remember()
+
+    def _get(self, version: str | None) -> Package | None:
+        if version is None or version in self._refused:
+            return None
+        if version not in self._loaded:
+            try:
+                self._loaded[version] = self._load(version)
+            except ModelRefused as error:
+                self._refused[version] = str(error)
+                self._metrics.refused.inc()
+                log.error("refused: %s", error)
+                return None
+        package = self._loaded[version]
+        self._loaded = {**{v: p for v, p in self._loaded.items() if v != version}, version: package}
+        self._loaded = dict(list(self._loaded.items())[-KEEP_LOADED:])
+        return package
+
+    def _load(self, version: str) -> Package:
+        folder = self._folder / version
+        if not is_intact(folder):
+            self._fetch(version, folder)
+        return load_package(folder, version)
+
+    def _fetch(self, version: str, folder: Path) -> None:
+        """Put a version's files in place, whole; several workers may do so at once."""
+        part = folder.with_name(f".{version}.{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            self._registry.download(int(version), part)
+            write_manifest(part)
+            if folder.exists() and not is_intact(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                part.replace(folder)
+            except OSError:  # another worker was faster
+                if not is_intact(folder):
+                    raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _recall(self) -> None:
+        try:
+            known = json.loads((self._folder / "live.json").read_text())
+        except (OSError, ValueError):
+            return
+        self._last, self._before = known.get("champion"), known.get("before")
+        packages = {}
+        for version in (self._last, self._before):
+            try:
+                packages[version] = self._get(version)
+            except Exception as error:  # noqa: BLE001 - its copy is gone and so is the registry
+                log.warning("version %s, which served last, cannot be loaded: %s", version, error)
+        champion, previous = packages.get(self._last), packages.get(self._before)
+        if champion or previous:
+            self._swap(Serving(champion, previous, "no_champion", _now()))
+
+    def _remember(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        part = self._folder / f".live.json.{os.getpid()}"
+        part.write_text(json.dumps({"champion": self._last, "before": self._before}))
+        part.replace(self._folder / "live.json")
+
+    def _note_trouble(self, trouble: str | None) -> None:
+        if trouble and not self._trouble:
+            log.warning("serving on what is loaded: %s", trouble)
+        self._trouble = trouble
+        self._metrics.registry_up.set(0 if trouble else 1)
+
+
+def _version(package: Package | None) -> str | None:
+    return package.version if package else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,81 @@
+"""What the service counts. Labels are bounded: routes, rungs, reasons, features and kinds of flag."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from services.ladder import Answer
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+COUNTERS: dict[str, tuple[Any, ...]] = {
+    "requests": ("Requests by route and status.", ("route", "status")),
+    "answers": ("Answers by rung and reason.", ("served_by", "reason")),
+    "flags": ("Inputs that the model does not know.", ("feature", "kind")),
+    "predictions": ("Predictions journalled.",),
+    "feedback": ("Outcomes taken.",),
+    "dead_letters": ("Dead letters written.", ("kind",)),
+    "journal_failures": ("Batches not made durable.", ("what",)),
+    "store_failures": ("Online reads that failed.",),
+    "swaps": ("Changes of what serves.",),
+    "refused_versions": ("Model versions that failed their checks.",),
+}
+
+
+class Metrics:
+    """The service's Prometheus metrics; right over several workers if PROMETHEUS_MULTIPROC_DIR is set."""
+
+    def __init__(self, registry: Any = None) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        into = {"registry": registry or CollectorRegistry()}
+        live = {"multiprocess_mode": "livesum", **into}
+        counters = {name: Counter(f"perennial_{name}", *told, **into) for name, told in COUNTERS.items()}
+        self.requests = counters["requests"]
+        self.answers = counters["answers"]
+        self.flags = counters["flags"]
+        self.predictions = counters["predictions"]
+        self.feedback = counters["feedback"]
+        self.dead_letters = counters["dead_letters"]
+        self.journal_failures = counters["journal_failures"]
+        self.store_failures = counters["store_failures"]
+        self.swaps = counters["swaps"]
+        self.refused = counters["refused_versions"]
+        self.seconds = Histogram("perennial_predict_seconds", "Time of /predict.", buckets=BUCKETS, **into)
+        self.serving = Gauge("perennial_serving_workers", "Workers by version.", ("role", "version"), **live)
+        self.registry_up = Gauge("perennial_registry_up_workers", "Workers that reach the registry.", **live)
+
+    def note_answers(self, answers: Sequence[Answer]) -> None:
+        """Count answers and their flags."""
+        counts: dict[tuple[str, str], int] = {}
+        flags: dict[tuple[str, str], int] = {}
+        for answer in answers:
+            counts[answer.served_by, answer.reason] = counts.get((answer.served_by, answer.reason), 0) + 1
+            for flag in answer.flags:
+                flags[flag.feature, flag.kind] = flags.get((flag.feature, flag.kind), 0) + 1
+        for labels, count in counts.items():
+            self.answers.labels(*labels).inc(count)
+        for labels, count in flags.items():
+            self.flags.labels(*labels).inc(count)
+
+    def note_serving(self, old: tuple[str | None, str | None], new: tuple[str | None, str | None]) -> None:
+        """Count a swap and show the versions that serve now."""
+        self.swaps.inc()
+        for role, before, after in zip(("champion", "previous"), old, new, strict=True):
+            if before and before != after:
+                self.serving.labels(role, before).set(0)
+            if after:
+                self.serving.labels(role, after).set(1)
+
+
+def forget_dead_workers() -> None:
+    """Take the gauges of workers that were killed out of the sums."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if not folder:
+        return
+    from prometheus_client.multiprocess import mark_process_dead
+
+    for path in Path(folder).glob("gauge_live*_*.db"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            mark_process_dead(int(pid))
