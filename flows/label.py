@@ -16,7 +16,8 @@ from feature_repo.lake import Lake
 
 TABLE = "labels"
 INSTANT = pl.Datetime("us", "UTC")
-LABEL_SCHEMA = {
+Schema = dict[str, pl.DataType | type[pl.DataType]]
+LABEL_SCHEMA: Schema = {
     "prediction_id": pl.String,
     "entity": pl.String,
     "requested_at": INSTANT,
@@ -27,7 +28,7 @@ LABEL_SCHEMA = {
     "model_version": pl.String,
     "served_by": pl.String,
 }
-OUTCOME_SCHEMA = {
+OUTCOME_SCHEMA: Schema = {
     "entity": pl.String,
     "prediction_id": pl.String,
     "outcome": pl.Float64,
@@ -188,13 +189,9 @@ def label(lake: Lake, journal: Predictions, problem: Problem, period: Period) ->
 @flow(name="label", log_prints=True)
 def label_flow(since: datetime, until: datetime) -> dict[str, int]:
     """Join the outcomes that became known from `since` to `until` to the journal's predictions."""
-    from services.journal import Journal
+    from flows.project import open_project
 
-    from feature_repo.problem import PROBLEM
-    from feature_repo.settings import load_settings
-
-    settings = load_settings()
-    with Journal(settings.home / "journal" / "journal.db") as journal:
-        counts = label_period(Lake(settings.home / "lake"), journal, PROBLEM, Period(since, until))
+    project = open_project()
+    counts = label_period(project.lake, project.journal, project.problem, Period(since, until))
     print(f"labels known {since:%Y-%m-%d} to {until:%Y-%m-%d}: {counts}")
     return asdict(counts)

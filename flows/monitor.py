@@ -1,6 +1,5 @@
 """The monitor: one window of answers against what the champion was built on. The only caller of Evidently."""
 
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -124,7 +123,8 @@ def evaluate(
     requests, key = read_requests(lake, champion.version), name_window(window, champion.version)
     # The version still serves, so whatever was asked for before brought no new champion.
     rejected = max((at for at in requests.values() if at < window.until), default=None)
-    history = read_history(lake, champion.version, window.until)
+    since = window.until - policy.of * policy.window
+    history = read_history(lake, champion.version, Period(since, window.until))
     trigger = decide(history, policy, trained=champion.trained_until, rejected=rejected)
     if not trigger.retrain or key in requests:
         return trigger, False
@@ -168,9 +168,9 @@ def run_monitor(
 
     On a day on which no window matures it only decides again: what a killed run left unsaid is said.
     """
-    champion = read_champion(package, version)
-    due = [w for w in list_windows(problem, until, policy) if w.until > champion.trained_until]
-    known = read_known(lake)
+    champion, known = read_champion(package, version), read_known(lake)
+    mature = [w for w in list_windows(problem, until, policy) if w.until > champion.trained_until]
+    due = [w for w in mature if name_window(w, version) in known or _is_watched(journal, w, version)]
     fresh = [w for w in due if name_window(w, version) not in known] or (due[-1:] if again else [])
     findings = Findings()
     for window in fresh or due[-1:]:
@@ -219,6 +219,16 @@ def publish_verdict(name: str, markdown: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     create_markdown_artifact(key=f"verdict-{name}", markdown=markdown, description=f"Monitor of {name}")
+
+
+def _is_watched(journal: Predictions, window: Period, version: str) -> bool:
+    # A window is a version's if it served in it, or if no champion did though things were asked: that
+    # is a failure to tell. What another champion served says nothing about this one.
+    answers = journal.read_predictions(window)
+    if not len(answers):
+        return False
+    champions = set(answers.filter(served_by="champion")["model_version"])
+    return version in champions or not champions
 
 
 def _judge_labels(
@@ -307,30 +317,28 @@ def monitor_step(
 @flow(name="monitor", log_prints=True)
 def monitor(until: datetime | None = None) -> dict[str, Any]:
     """Judge the champion on its latest complete window; `until` is the logical time to look from."""
-    from services.journal import Journal
-    from services.models import Registry
 
-    from feature_repo.problem import PROBLEM
-    from feature_repo.settings import load_settings
+    from flows.project import open_project
 
-    settings = load_settings()
-    lake = Lake(settings.home / "lake")
-    now = until or lake.latest(LABELS, by="known_at")
-    registry = Registry(settings.mlflow_url, PROBLEM.name)
-    version = registry.aliases().get("champion")
+    project = open_project()
+    now = until or project.lake.latest(LABELS, by="known_at")
+    version = project.registry.aliases().get("champion")
     if now is None or version is None:
         raise NotEnoughData(
-            f"monitor of {PROBLEM.name}",
+            f"monitor of {project.problem.name}",
             got=f"champion {version}, newest label {now}",
             expected="a champion and labels of its answers",
             next_step="Promote a model, send it requests, then run label.",
         )
-    journal = Journal(settings.home / "journal" / "journal.db")
-    with tempfile.TemporaryDirectory() as folder:
-        package = Path(registry.download(version, Path(folder)))
-        findings = run_monitor(
-            lake, journal, PROBLEM, package, settings.home / "reports",
-            version=str(version), until=now, again=True,
-        )  # fmt: skip
+    findings = run_monitor(
+        project.lake,
+        project.journal,
+        project.problem,
+        project.package(version),
+        project.settings.home / "reports",
+        version=str(version),
+        until=now,
+        again=True,
+    )
     print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
     return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}

@@ -79,7 +79,7 @@ def share_flagged(served: pl.DataFrame) -> float:
     """Return the share of answers whose input was missing, unseen, out of range or expired."""
     if not len(served):
         return 0.0
-    return float((~served["flags"].fill_null("").is_in(UNFLAGGED)).mean() or 0.0)
+    return 1 - int(served["flags"].fill_null("").is_in(UNFLAGGED).sum()) / len(served)
 
 
 def _name_values(values: Any, names: list[str]) -> dict[str, Any]:

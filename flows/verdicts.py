@@ -17,6 +17,7 @@ from flows.policy.trigger import Trigger, WindowSigns
 TABLE = "verdicts"
 REQUESTS = "retrain_requests"
 INSTANT = pl.Datetime("us", "UTC")
+Schema = dict[str, pl.DataType | type[pl.DataType]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +82,9 @@ def record_verdict(lake: Lake, verdict: WindowVerdict) -> None:
         "columns": json.dumps([asdict(column) for column in verdict.drift.columns]),
         "report": verdict.report,
     }
-    kinds = dict.fromkeys(("window_since", "window_until", "asof"), INSTANT)
+    kinds: Schema = dict.fromkeys(("window_since", "window_until", "asof"), INSTANT)
     texts = ("key", "model_version", "quality_state", "breaches", "reasons", "columns", "report")
-    kinds |= dict.fromkeys(texts, pl.String) | dict.fromkeys(("answers", "rows"), pl.Int64)  # type: ignore[dict-item]
+    kinds |= dict.fromkeys(texts, pl.String) | dict.fromkeys(("answers", "rows"), pl.Int64)
     frame = pl.DataFrame([row], schema={name: kinds.get(name, pl.Float64) for name in row})
     lake.replace_where(TABLE, frame, "key", verdict.key)
 
@@ -94,12 +95,13 @@ def read_known(lake: Lake) -> set[str]:
     return set(table["key"]) if table.width else set()
 
 
-def read_history(lake: Lake, version: str, until: datetime) -> list[WindowSigns]:
-    """Return what that version's windows said, oldest first, up to the one that ends at `until`."""
+def read_history(lake: Lake, version: str, period: Period) -> list[WindowSigns]:
+    """Return what that version's windows inside the period said, oldest first."""
     table = lake.read(TABLE)
     if not table.width:
         return []
-    mine = table.filter(pl.col("model_version") == version, pl.col("window_until") <= until)
+    inside = (pl.col("window_since") >= period.since) & (pl.col("window_until") <= period.until)
+    mine = table.filter(pl.col("model_version") == version, inside)
     return [
         WindowSigns(until, tuple(json.loads(breaches)), tuple(json.loads(reasons)))
         for until, breaches, reasons in mine.sort("window_until")
@@ -120,7 +122,12 @@ def read_requests(lake: Lake, version: str) -> dict[str, datetime]:
 def record_request(lake: Lake, key: str, version: str, until: datetime, payload: Mapping[str, Any]) -> None:
     """Keep that a retrain was asked for, so that the same incident asks once."""
     row = {"key": key, "model_version": version, "window_until": until, "payload": json.dumps(payload)}
-    schema = {"key": pl.String, "model_version": pl.String, "window_until": INSTANT, "payload": pl.String}
+    schema: Schema = {
+        "key": pl.String,
+        "model_version": pl.String,
+        "window_until": INSTANT,
+        "payload": pl.String,
+    }
     lake.replace_where(REQUESTS, pl.DataFrame([row], schema=schema), "key", key)
 
 

@@ -158,7 +158,7 @@ def _weigh(columns: Sequence[DriftColumn]) -> list[float]:
     return [float(w) for w in even / even.sum()]
 
 
-def _judge_column(  # noqa: PLR0917
+def _judge_column(
     column: DriftColumn,
     size: tuple[float, float, float],
     weight: float,

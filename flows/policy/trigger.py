@@ -64,9 +64,9 @@ def decide(
         return Trigger(False, (), ("no windows yet",))
     found = [(signal, *_judge_signal(recent, signal, policy)) for signal in SIGNALS]
     causes = tuple(signal for signal, fires, _ in found if fires)
-    reasons = tuple(reason for _, _, reason in found)
     if not causes:
-        return Trigger(False, (), reasons)
+        return Trigger(False, (), tuple(reason for _, _, reason in found))
+    reasons = tuple(reason for _, fires, reason in found if fires)
     wait = _find_cooldown(recent[-1].until, policy, trained, rejected)
     if wait:
         return Trigger(False, causes, (*reasons, wait))

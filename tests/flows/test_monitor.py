@@ -237,13 +237,24 @@ def test_answers_of_others_count_against_coverage_only(tmp_path):
     assert (verdict.answers, verdict.rows, verdict.coverage) == (ROWS, ROWS // 2, 0.5)
 
 
-def test_a_week_without_answers_is_a_verdict_too(tmp_path):
-    """Nothing served by the champion is told, not skipped."""
+def test_a_champion_that_never_answered_is_told(tmp_path):
+    """If fallbacks answered a whole week, the verdict says that the champion served nothing."""
     world = World(tmp_path, [GOOD])
-    world.journal.rows.clear()
+    for row in world.journal.rows:
+        row["served_by"] = "rule"
     verdict = world.run(1).verdicts[0]
     assert (verdict.rows, verdict.coverage, verdict.quality.state) == (0, 0.0, "unknown")
     assert verdict.reasons[0].startswith("0 things answered")
+
+
+def test_windows_of_another_champion_or_of_nobody_are_not_judged(tmp_path):
+    """Before its first answer a version has no windows, so that they neither count nor confuse."""
+    world = World(tmp_path, [WORTHLESS] * 2)
+    for row in world.journal.rows:
+        row["model_version"] = "0"
+    assert world.run(2).verdicts == ()
+    world.journal.rows.clear()
+    assert world.run(2).verdicts == ()
 
 
 def test_windows_follow_each_other_from_the_problems_start():
