@@ -301,7 +301,7 @@ def _compare(project: "Project", story: Story) -> None:
 
     from feature_repo.contract import Period
     from flows.train import measure, predict
-    from services.models import load_package
+    from services.package import load_package
 
     problem = project.problem
     labels = project.lake.read("labels")

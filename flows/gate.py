@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,12 @@ def _score_rivals(
         base = float(candidate.fitted[problem.target].cast(pl.Float64).mean())  # type: ignore[arg-type]
         linear = fit(build_linear(problem), candidate.fitted, problem)
         return rows, {"base rate": np.full(len(rows), base), "linear model": predict(linear, rows, problem)}
-    from services.models import load_package
+    from services.package import load_package
 
     package = load_package(project.registry.download(champion, folder / "champion"))
-    # A row stays out until the champion's newest label can have been known: it may have learned from it.
+    # Only rows decided after the last one that the champion was fitted on.
     learned = datetime.fromisoformat(package.contract["trained_until"])
-    rows = rows.filter(pl.col(problem.decided_at) > learned + timedelta(0))
+    rows = rows.filter(pl.col(problem.decided_at) > learned)
     return rows, {"champion": predict(package.estimator, rows, problem)} if len(rows) else {}
 
 

@@ -36,11 +36,13 @@ def write_package(
     """
     import mlflow
 
+    from services.package import TRUSTED_TYPES
+
     mlflow.sklearn.save_model(
         estimator,
         str(folder),
         serialization_format="skops",
-        skops_trusted_types=_untrusted_types(estimator),
+        skops_trusted_types=list(TRUSTED_TYPES),
         pip_requirements=REQUIREMENTS,
         signature=mlflow.models.infer_signature(
             to_matrix(fitted.head(100), problem), np.array([0.5]), params=None
@@ -63,12 +65,6 @@ def write_package(
     step = max(1, -(-len(holdout) // REFERENCE_ROWS))
     names = [problem.decided_at, *problem.feature_names, problem.target, "score"]
     holdout.select(names).gather_every(step).write_parquet(folder / "reference.parquet")
-
-
-def _untrusted_types(estimator: Any) -> list[str]:
-    import skops.io
-
-    return list(skops.io.get_untrusted_types(data=skops.io.dumps(estimator)))
 
 
 def _describe(

@@ -20,7 +20,7 @@ from flows.training_set import TrainingSet, build_training_set, split_by_time, t
 
 HOLDOUT = timedelta(days=14)  # the newest labels: what the gate judges on, never fitted on
 MIN_ROWS = 5_000
-IMPORTANCE_ROWS = 4_000
+IMPORTANCE_ROWS = 2_000
 
 
 @dataclass(frozen=True)
