@@ -31,15 +31,18 @@ class ReopeningStore:
     """A feature store that comes back when its files do.
 
     An open database goes on answering after its file was removed or replaced, with values that nobody
-    renews; `files` are watched for that.
+    renews, and by definitions that have changed since: both files are watched. Opening takes seconds the
+    first time, so nobody waits for an opening that another thread is at.
     """
 
-    def __init__(self, open_store: Callable[[], Store], files: Sequence[Path]) -> None:
-        self._open = open_store
-        self._files = files
+    def __init__(self, open_store: Callable[[], Store], definitions: Path, values: Path) -> None:
+        self._open_store = open_store
+        self._definitions = definitions
+        self._values = values
         self._store: Store | None = None
         self._opened_on: object = None
         self._retry_at = 0.0
+        self._opening = threading.Lock()
 
     def read_online(self, rows: Sequence[Mapping[str, Any]]) -> list[OnlineVector]:
         """Return each row's features. Raises StoreUnavailable."""
@@ -47,33 +50,57 @@ class ReopeningStore:
         try:
             return store.read_online(rows)
         except Exception:
-            self._store, self._retry_at = None, time.monotonic() + REOPEN_SECONDS
+            self._forget()
             raise
 
+    def is_there(self) -> bool:
+        """Return whether there is anything to open."""
+        return self._identify() is not None
+
+    def open(self) -> bool:
+        """Open the store if it is there; return whether it is open. Never raises."""
+        try:
+            self._reach()
+        except StoreUnavailable as error:
+            log.info("%s", error)
+            return False
+        return True
+
     def _reach(self) -> Store:
-        now_on = [_identify(path) for path in self._files]
-        if None in now_on:
-            raise self._unavailable("no file", f"run ingest to make {self._files[now_on.index(None)]}.")
-        if self._store is None or now_on != self._opened_on:
-            if time.monotonic() < self._retry_at:
-                raise self._unavailable("an error a moment ago", "Look at /live and the service's log.")
-            try:
-                self._store, self._opened_on = self._open(), now_on
-            except Exception as error:
-                self._retry_at = time.monotonic() + REOPEN_SECONDS
-                raise self._unavailable(f"{type(error).__name__}: {error}", "Run ingest.") from error
-        return self._store
+        now_on = self._identify()
+        if now_on is None:
+            self._store = None
+            raise _unavailable(f"no {self._definitions} or no {self._values}")
+        if self._store is not None and now_on == self._opened_on:
+            return self._store
+        if time.monotonic() < self._retry_at:
+            raise _unavailable("an error a moment ago")
+        if not self._opening.acquire(blocking=False):
+            raise _unavailable("a store that is being opened")
+        try:
+            self._store, self._opened_on = self._open_store(), now_on
+            return self._store
+        except Exception as error:
+            self._forget()
+            raise _unavailable(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._opening.release()
 
-    def _unavailable(self, got: str, next_step: str) -> StoreUnavailable:
-        return StoreUnavailable("online feature store", got=got, expected="a store", next_step=next_step)
+    def _identify(self) -> tuple[int, ...] | None:
+        try:
+            definitions, values = self._definitions.stat(), self._values.stat()
+        except OSError:
+            return None
+        return definitions.st_ino, definitions.st_mtime_ns, values.st_ino
+
+    def _forget(self) -> None:
+        self._store, self._retry_at = None, time.monotonic() + REOPEN_SECONDS
 
 
-def _identify(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+def _unavailable(got: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        "online feature store", got=got, expected="a store to read", next_step="Run ingest to fill it."
+    )
 
 
 def build_service(settings: Settings) -> Any:
@@ -95,16 +122,22 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     journal = Journal(home / "journal" / "journal.db")
     registry = Registry(settings.mlflow_url, problem.name, quick=True)
     models = LiveModels(registry, home / "models", settings.poll_seconds, metrics)
-    store = ReopeningStore(lambda: FeatureStore(home, problem), (feast / "registry.db", feast / "online.db"))
+    store = ReopeningStore(lambda: FeatureStore(home, problem), feast / "registry.db", feast / "online.db")
+
+    stopping = threading.Event()
 
     def start() -> None:
         logging.getLogger("perennial").setLevel(logging.INFO)
         forget_dead_workers()
         models.start()
-        # Feast takes seconds to import: better before the worker is ready than in its first answer.
-        threading.Thread(target=_warm, args=(store,), name="warm", daemon=True).start()
+        # Importing Feast takes seconds: better before the worker is ready than in an answer.
+        if store.is_there():
+            store.open()
+        else:
+            threading.Thread(target=_await_store, args=(store, stopping), name="store", daemon=True).start()
 
     def stop() -> None:
+        stopping.set()
         models.stop()
         journal.close()
 
@@ -133,11 +166,11 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     return decorate(bentoml.asgi_app(app, path="/")(PredictionService))
 
 
-def _warm(store: ReopeningStore) -> None:
-    try:
-        store.read_online([])
-    except Exception as error:  # noqa: BLE001 - the first request tries again and names it
-        log.info("no feature store yet: %s", error)
+def _await_store(store: ReopeningStore, stopping: threading.Event) -> None:
+    """Open the store as soon as a first ingest has made it."""
+    while not stopping.wait(REOPEN_SECONDS):
+        if store.is_there() and store.open():
+            return
 
 
 def __getattr__(name: str) -> Any:
