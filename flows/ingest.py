@@ -73,7 +73,9 @@ def _ingest_table(project: Project, table: RawTable, period: Period, known: pl.D
     if landed is not None and landed >= period.until:
         return _unchanged(known, table.name, period)
     # From where the last batch ended, so that no gap is left; the first batch reaches ahead of time.
-    todo = Period(period.since - table.ahead if landed is None else landed, period.until)
+    tried = known.filter(pl.col("table") == table.name)["since"].min()
+    first = min(period.since - table.ahead, tried or period.since)
+    todo = Period(first if landed is None else landed, period.until)
     frame = project.fetch(table.name, todo)
     sha = content_hash(frame)
     batch_id = f"{table.name}-{todo.since:%Y%m%dT%H%M}-{todo.until:%Y%m%dT%H%M}-{sha[:8]}"
