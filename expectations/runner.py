@@ -53,9 +53,8 @@ def check_schema(frame: pl.DataFrame, table: RawTable) -> Report:
             failures.append(Failure(f"column {name} exists", "batch", "missing"))
         elif frame[name].dtype != kind:
             failures.append(Failure(f"column {name} is {kind}", "batch", f"is {frame[name].dtype}"))
-    for name in frame.columns:
-        if name not in expected:
-            failures.append(Failure("no unknown column", "batch", f"column {name}"))
+    unknown = [name for name in frame.columns if name not in expected]
+    failures += [Failure("no unknown column", "batch", f"column {name}") for name in unknown]
     return Report(tuple(failures), len(expected))
 
 

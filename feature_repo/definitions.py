@@ -66,7 +66,8 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
         "def request(inputs):\n"
         "    import polars as pl\n"
         f"    from {add.__module__} import {add.__qualname__} as add\n"
-        f"    return add(pl.from_pandas(inputs[{list(problem.request_fields)}])).select({numbers}).to_pandas()\n"
+        f"    asked = pl.from_pandas(inputs[{list(problem.request_fields)}])\n"
+        f"    return add(asked).select({numbers}).to_pandas()\n"
     )
     namespace: dict[str, Any] = {}
     exec(source, namespace)  # noqa: S102 - the text above, nothing from outside

@@ -49,8 +49,9 @@ class Lake:
     ) -> int:
         """Make `frame` the table's rows whose `by` (an instant) falls in the period; return the version.
 
-        `closed` says which end belongs to the period: "left" for [since, until), "right" for ticks. One commit: after a kill the table is as before or as after. A replacement by the same rows
-        commits nothing. Raises LakeBusy if another writer changed the same rows meanwhile.
+        `closed` says which end belongs to the period: "left" for [since, until), "right" for ticks. One
+        commit: after a kill the table is as before or as after. A replacement by the same rows commits
+        nothing. Raises LakeBusy if another writer changed the same rows meanwhile.
         """
         within = pl.col(by).is_between(period.since, period.until, closed=closed)
         if not frame.select(within.all()).item():
@@ -191,4 +192,3 @@ def write_atomically(path: Path, text: str) -> None:
 
 def _literal(instant: datetime) -> str:
     return f"'{instant.astimezone(UTC).isoformat(timespec='microseconds')}'"
-

@@ -16,6 +16,7 @@ from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import Field
 
 INSTANT = pl.Datetime("us", "UTC")
 
@@ -28,7 +29,7 @@ class LakeOfflineStoreConfig(FeastConfigBaseModel):
 
     type: str = "feature_repo.offline_store.LakeOfflineStore"
     lake: str
-    versions: dict[str, int] = {}
+    versions: dict[str, int] = Field(default_factory=dict)
 
 
 class LakeJob(RetrievalJob):

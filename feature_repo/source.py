@@ -20,21 +20,21 @@ from feature_repo.errors import SourceError
 from feature_repo.facts import LATE_MINUTES, TAXI, TIME_ZONE, WEATHER_DELAY
 
 FLIGHT_COLUMNS: Mapping[str, type[pl.DataType]] = {
-    **{name: pl.Int64 for name in ("year", "month", "day", "dep_time", "sched_dep_time", "dep_delay")},
-    **{name: pl.Int64 for name in ("arr_time", "sched_arr_time", "arr_delay")},
+    **dict.fromkeys(("year", "month", "day", "dep_time", "sched_dep_time", "dep_delay"), pl.Int64),
+    **dict.fromkeys(("arr_time", "sched_arr_time", "arr_delay"), pl.Int64),
     "carrier": pl.String,
     "flight": pl.Int64,
     "tailnum": pl.String,
     "origin": pl.String,
     "dest": pl.String,
-    **{name: pl.Int64 for name in ("air_time", "distance", "hour", "minute")},
+    **dict.fromkeys(("air_time", "distance", "hour", "minute"), pl.Int64),
     "time_hour": pl.String,
 }
 WEATHER_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "origin": pl.String,
-    **{name: pl.Int64 for name in ("year", "month", "day", "hour")},
-    **{name: pl.Float64 for name in ("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust")},
-    **{name: pl.Float64 for name in ("precip", "pressure", "visib")},
+    **dict.fromkeys(("year", "month", "day", "hour"), pl.Int64),
+    **dict.fromkeys(("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust"), pl.Float64),
+    **dict.fromkeys(("precip", "pressure", "visib"), pl.Float64),
     "time_hour": pl.String,
 }
 BUNDLED_YEAR = 2013
@@ -49,6 +49,7 @@ def open_source(location: str = "") -> Fetch:
 
     A fetched row became known in the period. Raises SourceError if a file is missing or lacks a column.
     """
+
     @lru_cache(maxsize=12)
     def read(table: str, year: int) -> pl.DataFrame:
         file, build = BUILDERS[table]
@@ -237,4 +238,3 @@ def _typed(name: str, frame: pl.DataFrame, columns: Mapping[str, type[pl.DataTyp
             )
         frame = frame.with_columns(cast)
     return frame
-

@@ -1,5 +1,6 @@
 """The only caller of Feast: apply definitions, write and read features, historical and online."""
 
+import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -97,9 +98,7 @@ class FeatureStore:
             ).to_dict(include_event_timestamps=True)
         except Exception as error:  # Feast wraps a store's own errors in many kinds
             raise self._unavailable(error) from error
-        return [
-            self._judge(answer, index, row[self._problem.decided_at]) for index, row in enumerate(rows)
-        ]
+        return [self._judge(answer, index, row[self._problem.decided_at]) for index, row in enumerate(rows)]
 
     def _judge(self, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
         values: dict[str, float | None] = {}
@@ -117,7 +116,7 @@ class FeatureStore:
                 elif not 0 <= age <= ttl:
                     expired[name] = age
                     value = None
-                values[name] = None if value is None or value != value else float(value)
+                values[name] = None if value is None or math.isnan(value) else float(value)
         return OnlineVector(values, tuple(missing), expired)
 
     def _open(self, versions: dict[str, int]) -> Any:
@@ -148,4 +147,3 @@ class FeatureStore:
             expected="an answer",
             next_step=f"Look at {self._home / 'feast'}; run ingest to fill it anew.",
         )
-

@@ -84,7 +84,9 @@ def late_shares(
             within = pl.col("day").is_between(today - timedelta(days=n), today, closed="left")
             late, flights = pl.col("late").filter(within).sum(), pl.col("flights").filter(within).sum()
             shares[f"{prefix}_late_{n}d"] = pl.when(flights > 0).then(late / flights)
-        past = per_day.filter(pl.col("day").is_between(today - timedelta(days=max(days)), today, closed="left"))
+        past = per_day.filter(
+            pl.col("day").is_between(today - timedelta(days=max(days)), today, closed="left")
+        )
         frames.append(past.group_by(*keys).agg(**shares).with_columns(_stamp(tick)))
     return pl.concat(frames) if frames else pl.DataFrame()
 
@@ -97,9 +99,13 @@ def recent_movements(
     Take-offs and landings count from when they were known. A flight is overdue at a tick if it was
     scheduled within the window and had not left by the tick; a cancelled one looks the same.
     """
-    left = _in_windows(raw["departures"], "known_at").group_by(*keys, STAMP).agg(
-        pl.col("dep_delay").clip(*DEPARTURE_CAP).mean().alias(f"{prefix}_delay_3h"),
-        (pl.col("dep_delay") >= LATE_MINUTES).mean().alias(f"{prefix}_late_3h"),
+    left = (
+        _in_windows(raw["departures"], "known_at")
+        .group_by(*keys, STAMP)
+        .agg(
+            pl.col("dep_delay").clip(*DEPARTURE_CAP).mean().alias(f"{prefix}_delay_3h"),
+            (pl.col("dep_delay") >= LATE_MINUTES).mean().alias(f"{prefix}_late_3h"),
+        )
     )
     landed = _in_windows(raw["arrivals"].filter(pl.col("late").is_not_null()), "known_at")
     landed = landed.group_by(*keys, STAMP).agg(
@@ -124,7 +130,9 @@ def observed_weather(raw: Frames, ticks: Sequence[datetime]) -> pl.DataFrame:
     # Summed as whole hundredths: a running sum of floats depends on where the batch began.
     hundredths = (pl.col("precip") * 100).round().cast(pl.Int64)
     rain = seen.rolling(period="6h", **hours).agg(precip_6h=hundredths.sum() / 100)
-    before = seen.select("origin", pl.col("observed_at").dt.offset_by("3h"), pressure_before=pl.col("pressure"))
+    before = seen.select(
+        "origin", pl.col("observed_at").dt.offset_by("3h"), pressure_before=pl.col("pressure")
+    )
     on = ["origin", "observed_at"]
     return (
         seen.join(rain, on=on)

@@ -236,7 +236,8 @@ def _follow_retrain(
         workers, url = project.settings.service_workers, project.settings.service_url
         seconds = await_version(url, after, workers, limit=10)
         story.swaps.append({"kind": "promotion", "from": before, "to": after, "seconds": seconds})
-    console.log(f"{day}: retrain {run['state']}, {'version %s serves' % after if passed else 'not promoted'}")
+    result = f"version {after} serves" if passed else "not promoted"
+    console.log(f"{day}: retrain {run['state']}, {result}")
     return outcome
 
 
@@ -310,13 +311,15 @@ def _compare(project: "Project", story: Story) -> None:
     labels = labels.filter(pl.col("outcome").is_not_null())
     journal = project.journal.read_predictions(Period(problem.start, problem.end))
     joined = journal.join(labels.select("prediction_id", "outcome"), on="prediction_id")
-    rows = pl.DataFrame(
-        [json.loads(text) for text in joined["features"]], infer_schema_length=None
-    ).select(problem.feature_names)
+    rows = pl.DataFrame([json.loads(text) for text in joined["features"]], infer_schema_length=None).select(
+        problem.feature_names
+    )
     frozen = load_package(project.package(story.first_version)).estimator
-    when = joined["requested_at"].str.to_datetime(time_zone="UTC") if joined[
-        "requested_at"
-    ].dtype == pl.String else joined["requested_at"]
+    when = (
+        joined["requested_at"].str.to_datetime(time_zone="UTC")
+        if joined["requested_at"].dtype == pl.String
+        else joined["requested_at"]
+    )
     both = joined.select("score", "outcome").with_columns(
         frozen=pl.Series(predict(frozen, rows, problem)),
         month=when.dt.convert_time_zone(problem.time_zone).dt.strftime("%b %Y"),
@@ -342,13 +345,17 @@ def _show(console: Console, settings: Settings, story: Story) -> None:
     console.print(table)
     console.print(f"days replayed      {story.days}")
     console.print(f"predictions        {story.sent:,} asked, {len(story.failed)} failed")
-    console.print(f"batches            {len(story.stopped_batches)} stopped, {story.quarantined} rows quarantined")
+    console.print(
+        f"batches            {len(story.stopped_batches)} stopped, {story.quarantined} rows quarantined"
+    )
     for r in story.retrains:
         result = f"version {r['version']} promoted" if r["passed"] else "gate rejected it"
         console.print(f"retrain            {r['day']}: {result}; {r['reason']}")
     for s in story.swaps:
         took = f"{s['seconds']:.2f} s" if s["seconds"] is not None else "not followed"
-        console.print(f"swap               {s['kind']}: version {s['from']} -> {s['to']}, every worker in {took}")
+        console.print(
+            f"swap               {s['kind']}: version {s['from']} -> {s['to']}, every worker in {took}"
+        )
     for report in story.reports:
         console.print(f"drift report       {report}")
     console.print(f"took               {story.seconds:.0f} s")

@@ -4,6 +4,7 @@ The decision itself is pure, in policy/gate.py.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,14 @@ def answer_in_clean_process(package: Path) -> tuple[float | None, str]:
     """Run the version's self-test in a fresh interpreter; return (95th percentile in ms, complaint)."""
     command = [sys.executable, "-m", "services.self_test", str(package)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT)
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=TIME_LIMIT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as the service runs
+        )
     except subprocess.TimeoutExpired:
         return None, f"no answer within {TIME_LIMIT} s"
     if done.returncode != 0:
@@ -63,7 +71,9 @@ def describe_verdict(version: int, verdict: GateVerdict) -> str:
     lines = [f"# Gate: version {version} {'passed' if verdict.passed else 'was rejected'}", ""]
     lines += ["| check | holds | got | expected |", "|---|---|---|---|"]
     for check in verdict.checks:
-        lines.append(f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.got} | {check.expected} |")
+        lines.append(
+            f"| {check.name} | {'yes' if check.passed else '**no**'} | {check.got} | {check.expected} |"
+        )
     return "\n".join(lines)
 
 
@@ -90,7 +100,9 @@ def _record(project: Project, candidate: Candidate, verdict: GateVerdict) -> Non
 
     client = MlflowClient(project.settings.mlflow_url)
     client.log_text(candidate.run_id, describe_verdict(candidate.version, verdict), "gate.md")
-    checks = [{"name": c.name, "passed": c.passed, "got": c.got, "expected": c.expected} for c in verdict.checks]
+    checks = [
+        {"name": c.name, "passed": c.passed, "got": c.got, "expected": c.expected} for c in verdict.checks
+    ]
     client.log_dict(candidate.run_id, {"passed": verdict.passed, "checks": checks}, "gate.json")
     project.registry.tag(candidate.version, "perennial.gate", "passed" if verdict.passed else "rejected")
     project.registry.tag(candidate.version, "perennial.gate_reasons", "; ".join(verdict.reasons)[:4000])

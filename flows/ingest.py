@@ -141,7 +141,7 @@ def _quarantine(lake: Lake, table: RawTable, batch_id: str, period: Period, bad:
             "known_at": bad[table.known_at].to_list(),
         },
         schema={
-            **{name: pl.String for name in ("place", "batch_id", "table", "rules", "row")},
+            **dict.fromkeys(("place", "batch_id", "table", "rules", "row"), pl.String),
             "known_at": pl.Datetime("us", "UTC"),
         },
     )

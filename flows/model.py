@@ -46,7 +46,11 @@ def build_linear(problem: Problem) -> Any:
     numbers = [f.name for f in problem.features if f.kind == "number"]
     columns = ColumnTransformer(
         [
-            ("categories", OneHotEncoder(handle_unknown="ignore", min_frequency=50), list(problem.categories)),
+            (
+                "categories",
+                OneHotEncoder(handle_unknown="ignore", min_frequency=50),
+                list(problem.categories),
+            ),
             ("numbers", make_pipeline(SimpleImputer(add_indicator=True), StandardScaler()), numbers),
         ]
     )

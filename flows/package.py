@@ -59,7 +59,10 @@ def write_package(
         "snapshot": training.snapshot.id,
     }
     _write(folder / "contract.json", contract)
-    _write(folder / "rule.json", {"by": problem.rule_by, "rates": _rates(fitted, problem), "base_rate": base_rate})
+    _write(
+        folder / "rule.json",
+        {"by": problem.rule_by, "rates": _rates(fitted, problem), "base_rate": base_rate},
+    )
     _write(folder / "selftest.json", _self_test(holdout, problem))
     # A systematic sample keeps the season: every n-th row in time order.
     step = max(1, -(-len(holdout) // REFERENCE_ROWS))

@@ -13,7 +13,9 @@ def plot_calibration(rows: pl.DataFrame, target: str) -> "Figure":
     """Draw observed rate against prediction, in tenths of the rows."""
     from matplotlib.figure import Figure
 
-    ranked = rows.select("score", outcome=pl.col(target).cast(pl.Float64)).sort("score").with_row_index("_row")
+    ranked = (
+        rows.select("score", outcome=pl.col(target).cast(pl.Float64)).sort("score").with_row_index("_row")
+    )
     tenth = pl.col("_row") * 10 // max(len(rows), 1)
     bins = ranked.group_by(tenth.alias("tenth")).agg(pl.col("score", "outcome").mean()).sort("tenth")
     figure = Figure(figsize=(5, 5), layout="constrained")

@@ -84,6 +84,7 @@ def build_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the shortest; the zombie automation waits for two
         "PREFECT_HOME": str(home / "prefect"),
+        "PYTHONDONTWRITEBYTECODE": "",  # a flow's process that compiles its imports anew needs a minute
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -176,7 +177,8 @@ def _prediction(settings: Settings) -> Service:
         setting=PREFIX + "SERVICE_PORT",
         health=f"{settings.service_url}/readyz",
         url=settings.service_url,
-        environment=build_environment(settings),
+        # One row at a time leaves nothing to share out: more threads a worker only get in each other's way.
+        environment={**build_environment(settings), "OMP_NUM_THREADS": "1"},
         grace=15.0,
     )
 

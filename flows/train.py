@@ -161,9 +161,7 @@ def _log(
         mlflow.log_input(dataset, context="training", tags={"snapshot": training.snapshot.id})
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "model"
-            write_package(
-                package, problem, estimator, training, fitted, holdout, importance, metrics
-            )
+            write_package(package, problem, estimator, training, fitted, holdout, importance, metrics)
             version = project.registry.register(package, run.info.run_id, tags)
     return Candidate(int(version), run.info.run_id, training, fitted, holdout, metrics)
 

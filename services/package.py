@@ -82,13 +82,16 @@ def find_difference(package: Package, folder: Path) -> float:
 
 
 def measure_latency(package: Package, folder: Path, rounds: int = 100) -> float:
-    """Return the 95th percentile, in milliseconds, of answering one row of the self-test."""
+    """Return the 95th percentile, in milliseconds of CPU, of answering one row of the self-test.
+
+    CPU and not wall-clock time: a busy machine must not get a model refused.
+    """
     rows = json.loads((folder / "selftest.json").read_text())["rows"]
     taken = []
     for i in range(rounds):
-        since = time.perf_counter()
+        since = time.process_time()
         package.predict([rows[i % len(rows)]])
-        taken.append(time.perf_counter() - since)
+        taken.append(time.process_time() - since)
     return sorted(taken)[int(0.95 * rounds)] * 1_000
 
 

@@ -22,7 +22,13 @@ SHOPS = ("north", "south", "east", "west")
 
 ORDERS = RawTable(
     "orders",
-    {"order_id": pl.String, "shop": pl.String, "amount": pl.Float64, "ordered_at": INSTANT, "known_at": INSTANT},
+    {
+        "order_id": pl.String,
+        "shop": pl.String,
+        "amount": pl.Float64,
+        "ordered_at": INSTANT,
+        "known_at": INSTANT,
+    },
     key=("order_id",),
 )
 RETURNS = RawTable(

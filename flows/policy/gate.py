@@ -140,9 +140,7 @@ def _enough(evidence: Evidence, policy: GatePolicy) -> Check:
 
 def _better(name: str, evidence: Evidence, scores: Floats, policy: GatePolicy) -> Check:
     difference = log_loss(evidence.outcomes, evidence.candidate) - log_loss(evidence.outcomes, scores)
-    mean, low, high = resample_days(
-        difference, evidence.days, policy.level, policy.resamples, policy.seed
-    )
+    mean, low, high = resample_days(difference, evidence.days, policy.level, policy.resamples, policy.seed)
     got = f"log loss differs by {mean:+.4f} ({policy.level:.0%}: {low:+.4f} to {high:+.4f})"
     return Check(f"better than the {name}", high < 0, got, "an interval below zero")
 
