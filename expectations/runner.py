@@ -124,6 +124,6 @@ def _batch_definition() -> Any:
     # GX reports its temporary folders at INFO; a reader of the run has no use for them.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}  # type: ignore[assignment]
+    context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("frames").add_dataframe_asset("batch")
     return asset.add_batch_definition_whole_dataframe("whole")

@@ -156,7 +156,7 @@ class Lake:
             write_deltalake(
                 str(path),
                 frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
-                mode=mode,  # type: ignore[call-overload]
+                mode=mode,
                 predicate=predicate,
                 configuration=CONFIGURATION,
                 writer_properties=WriterProperties(compression="ZSTD"),

@@ -151,10 +151,15 @@ def _join_view(
     table = _scan(config, view.batch_source, None, newest).select(
         *keys, "event_timestamp", *(pl.col(name).alias(column) for name, column in columns.items())
     )
-    table = table.collect().sort("event_timestamp")
+    features = table.collect().sort("event_timestamp")
     # Sorted by time as a whole, as the join needs; Polars cannot see that within keys.
     return rows.join_asof(
-        table, on="event_timestamp", by=keys, strategy="backward", tolerance=view.ttl, check_sortedness=False
+        features,
+        on="event_timestamp",
+        by=keys,
+        strategy="backward",
+        tolerance=view.ttl,
+        check_sortedness=False,
     )
 
 

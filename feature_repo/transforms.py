@@ -126,10 +126,9 @@ def recent_movements(
 def observed_weather(raw: Frames, ticks: Sequence[datetime]) -> pl.DataFrame:
     """Return, per airport and full hour, the observation just made and how it has changed."""
     seen = raw["weather"].sort("origin", "observed_at")
-    hours = {"index_column": "observed_at", "group_by": "origin"}
     # Summed as whole hundredths: a running sum of floats depends on where the batch began.
     hundredths = (pl.col("precip") * 100).round().cast(pl.Int64)
-    rain = seen.rolling(period="6h", **hours).agg(precip_6h=hundredths.sum() / 100)
+    rain = seen.rolling("observed_at", period="6h", group_by="origin").agg(precip_6h=hundredths.sum() / 100)
     before = seen.select(
         "origin", pl.col("observed_at").dt.offset_by("3h"), pressure_before=pl.col("pressure")
     )

@@ -181,7 +181,7 @@ def demo(ctx: typer.Context) -> None:
     """Show the whole loop on real flights, from nothing: train, serve, decay, retrain, roll back."""
     from flows.demo import run
 
-    raise typer.Exit(run(ctx.obj) or 0)
+    raise typer.Exit(0 if run(ctx.obj) else 1)
 
 
 @app.command()
@@ -255,11 +255,11 @@ def doctor(ctx: typer.Context) -> None:
 
 
 @app.command()
-def example() -> None:
+def example(ctx: typer.Context) -> None:
     """Print the request of a real flight as JSON: `perennial example | curl --json @- URL/predict`."""
     from flows.demo import example_request
 
-    print(json.dumps(example_request(), indent=1, default=str))
+    print(json.dumps(example_request(ctx.obj), indent=1))
 
 
 def _run_flow(settings: Settings, entry: str, **parameters: object) -> None:

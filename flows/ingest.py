@@ -73,8 +73,8 @@ def _ingest_table(project: Project, table: RawTable, period: Period, known: pl.D
     if landed is not None and landed >= period.until:
         return _unchanged(known, table.name, period)
     # From where the last batch ended, so that no gap is left; the first batch reaches ahead of time.
-    tried = known.filter(pl.col("table") == table.name)["since"].min()
-    first = min(period.since - table.ahead, tried or period.since)
+    tried = known.filter(pl.col("table") == table.name)["since"].to_list()
+    first = min([period.since - table.ahead, *tried])
     todo = Period(first if landed is None else landed, period.until)
     frame = project.fetch(table.name, todo)
     sha = content_hash(frame)
@@ -173,7 +173,7 @@ def _unchanged(known: pl.DataFrame, table: str, period: Period) -> Manifest:
 
 def _manifest_schema() -> dict[str, Any]:
     instant = pl.Datetime("us", "UTC")
-    kinds = {"since": instant, "until": instant}
+    kinds: dict[str, pl.DataType] = {"since": instant, "until": instant}
     kinds |= {name: pl.Int64() for name in ("seen", "accepted", "quarantined")}
     return {name: kinds.get(name, pl.String()) for name in Manifest.__dataclass_fields__}
 

@@ -34,7 +34,7 @@ class Project:
     fetch: Fetch
     suite: Suite
     add_check_columns: AddColumns
-    build_estimator: Callable[[], Any]
+    build_estimator: Callable[[Problem], Any]
     lake: Lake
 
     @cached_property
