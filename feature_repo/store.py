@@ -3,6 +3,7 @@
 import math
 import os
 import sqlite3
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,7 +48,10 @@ class FeatureStore:
         from feature_repo.definitions import build_objects
 
         (self._home / "feast").mkdir(parents=True, exist_ok=True)
-        self._store.apply(list(build_objects(self._problem).values()))
+        with warnings.catch_warnings():
+            # Feast calls every request-time view experimental; their offline join here is our own.
+            warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
+            self._store.apply(list(build_objects(self._problem).values()))
         # Readers in the service must not wait for the writer.
         with sqlite3.connect(self._home / "feast" / "online.db") as online:
             online.execute("PRAGMA journal_mode=WAL")

@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from flows.project import Project
     from flows.traffic import Load
 
+# The story is told by the progress bars and the table; each tool's own words are in its log and UI.
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
+}
+
 
 @dataclass(frozen=True)
 class Script:
@@ -91,7 +99,7 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
     _clear(settings)
     from flows.stack import build_environment, running_stack
 
-    os.environ.update(build_environment(settings))
+    os.environ.update({**build_environment(settings), **QUIET})
     began = time.monotonic()
     with _progress(console) as progress:
         start = progress.add_task("starting the stack", total=None)

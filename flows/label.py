@@ -10,6 +10,7 @@ from typing import Protocol
 
 import polars as pl
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period, Problem
 from feature_repo.lake import Lake
@@ -180,7 +181,7 @@ def _rank_outcomes(asked: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
     return told.with_columns(role=role.otherwise(pl.lit("duplicate")))
 
 
-@task(name="label")
+@task(name="label", cache_policy=NO_CACHE)
 def label(lake: Lake, journal: Predictions, problem: Problem, period: Period) -> dict[str, int]:
     """Label a period as a step of a larger flow."""
     return asdict(label_period(lake, journal, problem, period))

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period, Problem
 from feature_repo.errors import NotEnoughData
@@ -305,7 +306,7 @@ def _sample(frame: pl.DataFrame, target: str) -> Any:
     return rows.to_pandas()
 
 
-@task(name="monitor")
+@task(name="monitor", cache_policy=NO_CACHE)
 def monitor_step(
     lake: Lake, journal: Predictions, problem: Problem, package: Path, reports: Path, *, version: str,
     until: datetime,
