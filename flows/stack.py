@@ -19,7 +19,8 @@ from typing import Any
 from feature_repo.errors import StackError
 from feature_repo.settings import PREFIX, Settings, to_environment
 from flows import processes
-from flows.supervisor import Service, answers, encode_plan, end_predecessor, fetch
+from flows.children import Service, answers, encode_plan, fetch
+from flows.supervisor import end_predecessor
 
 PROJECT = Path(__file__).resolve().parents[1]
 STOP_LIMIT = 60.0  # seconds that the supervisor gets to stop all services
@@ -244,7 +245,7 @@ def _read_failure(supervisor: subprocess.Popen[bytes], home: Path) -> StackError
     except ValueError:
         return StackError(
             "the stack's supervisor",
-            got=f"exit code {supervisor.returncode}",
+            got=f"exit code {supervisor.returncode}" if supervisor.returncode else "a request to stop",
             expected="a process that keeps running",
             next_step=f"Read {home / 'logs' / 'supervisor.log'}.",
         )

@@ -7,7 +7,6 @@ What happens is written to `stack.json` in the plan's home, which is all that ot
 
 import contextlib
 import fcntl
-import http.client
 import json
 import os
 import select
@@ -15,16 +14,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import urlsplit
+from typing import IO
 
 import psutil
 
 from feature_repo.errors import StackError
 from flows import processes
+from flows.children import Child, Service, answers, decode_plan, read_tail
 
 LIFELINE = 0  # standard input
 TICK = 0.1  # seconds between two looks at the children
@@ -36,71 +34,14 @@ SILENT_AFTER = 3  # failed probes in a row
 HUNG_AFTER = 90.0  # seconds without an answer after which a service is restarted
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """One process to keep running.
-
-    after    services that must have been healthy once before this one starts
-    needs    services that must be healthy now, and whose restart restarts this one
-    grace    seconds from the request to stop until it is killed
-    patience seconds that the first start may take until healthy
-    """
-
-    name: str
-    command: tuple[str, ...]
-    host: str
-    port: int
-    setting: str
-    health: str
-    url: str
-    environment: Mapping[str, str] = field(default_factory=dict)
-    after: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-    grace: float = 10.0
-    patience: float = 240.0
-
-
-@dataclass(slots=True)
-class Child:
-    """A service and what is known about its process."""
-
-    service: Service
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-    state: str = "waiting"  # waiting, starting, healthy, silent, stopping, restarting, stopped
-    restarts: int = 0
-    crashes: int = 0  # since it was last stable
-    ever_healthy: bool = False
-    started: float = 0.0
-    healthy_since: float = 0.0
-    answered: float = 0.0
-    next_probe: float = 0.0
-    missed: int = 0
-    not_before: float = 0.0
-    kill_at: float | None = None
-
-    def describe(self) -> dict[str, Any]:
-        """Return what `stack.json` says of it."""
-        pid = self.process.pid if self.process else None
-        service = self.service
-        return {
-            "pid": pid,
-            "port": service.port,
-            "url": service.url,
-            "health": service.health,
-            "state": self.state,
-            "restarts": self.restarts,
-            "log": str(self.log),
-        }
-
-
 class Supervisor:
     """Starts, watches and stops the services of one home."""
 
     def __init__(self, stack_id: str, home: Path, services: list[Service]) -> None:
         self.id, self.home = stack_id, home
         self.children = {s.name: Child(s, home / "logs" / f"{s.name}.log") for s in services}
-        self.phase, self.error = "starting", None
+        self.phase = "starting"
+        self.error: dict[str, str] | None = None
         self.asked_to_stop = 0
         self._written = ""
 
@@ -296,34 +237,6 @@ class Supervisor:
             self._written = content
 
 
-def fetch(url: str, timeout: float) -> bytes | None:
-    """Return what a GET of that URL is answered with; None without an answer of a status below 400."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
-    try:
-        connection.request("GET", parts.path or "/")
-        answer = connection.getresponse()
-        return answer.read() if answer.status < 400 else None
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-def answers(url: str, timeout: float) -> bool:
-    """Tell whether a GET of that URL is answered well."""
-    return fetch(url, timeout) is not None
-
-
-def read_tail(path: Path, lines: int = 15) -> str:
-    """Return the last lines of a log."""
-    if not path.exists():
-        return "(no log)"
-    with path.open("rb") as log:
-        log.seek(max(0, path.stat().st_size - 8192))
-        return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
-
-
 def lock_home(home: Path) -> IO[bytes]:
     """Hold that home for one stack. Raises StackError if another stack runs on it."""
     home.mkdir(parents=True, exist_ok=True)
@@ -357,21 +270,6 @@ def describe_error(error: StackError) -> dict[str, str]:
         "expected": str(error.expected),
         "next_step": error.next_step,
     }
-
-
-def encode_plan(stack_id: str, home: Path, services: list[Service]) -> str:
-    """Return the line that the supervisor reads first."""
-    return json.dumps({"id": stack_id, "home": str(home), "services": [asdict(s) for s in services]})
-
-
-def decode_plan(line: str) -> tuple[str, Path, list[Service]]:
-    """Read back what `encode_plan` wrote."""
-    plan = json.loads(line)
-    tuples = ("command", "after", "needs")
-    services = [
-        Service(**{k: tuple(v) if k in tuples else v for k, v in s.items()}) for s in plan["services"]
-    ]
-    return plan["id"], Path(plan["home"]), services
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ import pytest
 from feature_repo.errors import StackError
 from feature_repo.settings import load_settings
 from flows import processes
+from flows.children import Service
 from flows.stack import (
     PROJECT,
     Stack,
@@ -25,7 +26,7 @@ from flows.stack import (
     running_stack,
     stop_stack,
 )
-from flows.supervisor import Service
+from tests.ports import find_free_port
 
 SERVER = """
 import http.server, subprocess, sys
@@ -36,12 +37,6 @@ if "--crash" in sys.argv:
     sys.exit("the stand-in cannot start")
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def stand_in(name: str, *flags: str, port: int = 0, **options: object) -> Service:
@@ -225,7 +220,7 @@ import sys, time
 sys.path.insert(0, {str(PROJECT)!r})
 from feature_repo.settings import load_settings
 from flows.stack import running_stack
-from flows.supervisor import Service
+from flows.children import Service
 with running_stack(load_settings(home={str(home)!r}), [{service!r}]):
     print("up", flush=True)
     time.sleep(600)
