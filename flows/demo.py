@@ -105,10 +105,20 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
         start = progress.add_task("starting the stack", total=None)
         with running_stack(settings):
             progress.update(start, total=1, completed=1)
-            story = _tell(settings, script, progress, console)
+            story = _tell_without_heartbeat(settings, script, progress, console)
     story.seconds = time.monotonic() - began
     _show(console, settings, story)
     return not story.missing()
+
+
+def _tell_without_heartbeat(
+    settings: Settings, script: Script, progress: Progress, console: Console
+) -> Story:
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    # Ending a flow's heartbeat takes a second: these flows are short, and die with this process.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        return _tell(settings, script, progress, console)
 
 
 def _tell(settings: Settings, script: Script, progress: Progress, console: Console) -> Story:
