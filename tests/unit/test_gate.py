@@ -73,7 +73,7 @@ def test_a_candidate_without_gain_rarely_passes() -> None:
     passed = 0
     for seed in range(60):
         evidence = make_evidence(seed=seed)
-        noise = np.random.default_rng(seed).normal(0, 0.02, ROWS)
+        noise = np.random.default_rng(seed + 1_000).normal(0, 0.02, ROWS)
         candidate = np.clip(evidence.rivals["champion"] + noise, 0.01, 0.99)
         passed += judge(dataclasses.replace(evidence, candidate=candidate), GatePolicy(resamples=400)).passed
     assert passed <= 3
