@@ -215,6 +215,10 @@ class Journal:
         self._disconnect()
 
     def _commit(self, group: list[_Job]) -> None:
+        # A caller that gave up while it waited is told nothing; its records are written all the same.
+        for job in group:
+            if not job.done.running() and not job.done.cancelled():
+                job.done.set_running_or_notify_cancel()
         try:
             results = self._transact(group)
         except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
@@ -224,10 +228,12 @@ class Journal:
                     self._commit([job])
                 return
             for job in group:
-                job.done.set_exception(self._unavailable(error))
+                if not job.done.cancelled():
+                    job.done.set_exception(self._unavailable(error))
             return
         for job, result in zip(group, results, strict=True):
-            job.done.set_result(result)
+            if not job.done.cancelled():
+                job.done.set_result(result)
 
     def _transact(self, group: list[_Job]) -> list[Any]:
         connection = self._connect()

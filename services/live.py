@@ -188,20 +188,22 @@ class LiveModels:
         except (OSError, ValueError):
             return
         self._last, self._before = known.get("champion"), known.get("before")
-        packages = {}
-        for version in (self._last, self._before):
-            try:
-                packages[version] = self._get(version)
-            except Exception as error:  # noqa: BLE001 - its copy is gone and so is the registry
-                log.warning("version %s, which served last, cannot be loaded: %s", version, error)
-        champion, previous = packages.get(self._last), packages.get(self._before)
+        champion, previous = self._recall_version(self._last), self._recall_version(known.get("previous"))
         if champion or previous:
             self._swap(Serving(champion, previous, "no_champion", _now()))
+
+    def _recall_version(self, version: str | None) -> Package | None:
+        try:
+            return self._get(version)
+        except Exception as error:  # noqa: BLE001 - its copy is gone and so is the registry
+            log.warning("version %s, which served last, cannot be loaded: %s", version, error)
+            return None
 
     def _remember(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         part = self._folder / f".live.json.{os.getpid()}"
-        part.write_text(json.dumps({"champion": self._last, "before": self._before}))
+        known = {"champion": self._last, "before": self._before, "previous": self.serving.versions[1]}
+        part.write_text(json.dumps(known))
         part.replace(self._folder / "live.json")
 
     def _note_trouble(self, trouble: str | None) -> None:

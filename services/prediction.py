@@ -129,12 +129,13 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     def start() -> None:
         logging.getLogger("perennial").setLevel(logging.INFO)
         forget_dead_workers()
-        models.start()
-        # Importing Feast takes seconds: better before the worker is ready than in an answer.
+        # Importing Feast takes seconds: better before the worker is ready than in an answer. What follows
+        # the registry imports MLflow, and may do that later.
         if store.is_there():
             store.open()
         else:
             threading.Thread(target=_await_store, args=(store, stopping), name="store", daemon=True).start()
+        models.start()
 
     def stop() -> None:
         stopping.set()

@@ -1,6 +1,7 @@
 """Small, real model packages of any problem, fitted on made-up rows: what training writes, in seconds."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from feature_repo.contract import Problem
+from feature_repo.errors import RegistryUnavailable
 
 NAMES = ("EWR", "JFK", "UA", "north", "south")
 
@@ -90,3 +92,67 @@ def _describe(inputs: pd.DataFrame, name: str, kind: str, source: str) -> dict[s
 
 def _write(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content))
+
+
+class FakeRegistry:
+    """A registry in memory, over packages in folders. `down` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, int] = {}
+        self.packages: dict[int, Path] = {}
+        self.tags: dict[tuple[int, str], str] = {}
+        self.model_tags: dict[str, str] = {}
+        self.downloads = 0
+        self.down = False
+
+    def aliases(self) -> dict[str, int]:
+        self._reach()
+        return dict(self.named)
+
+    def set_alias(self, alias: str, version: int) -> None:
+        self._reach()
+        self.named[alias] = version
+
+    def delete_alias(self, alias: str) -> None:
+        self._reach()
+        self.named.pop(alias, None)
+
+    def register(self, package: Path, run_id: str, tags: dict[str, str]) -> int:
+        self._reach()
+        version = len(self.packages) + 1
+        self.packages[version] = package
+        self.tags |= {(version, key): value for key, value in tags.items()}
+        return version
+
+    def download(self, version: int, to: Path) -> Path:
+        self._reach()
+        self.downloads += 1
+        if version not in self.packages:
+            raise RegistryUnavailable("version", got="none", expected="one", next_step="Look.")
+        shutil.copytree(self.packages[version], to, dirs_exist_ok=True)
+        return to
+
+    def versions(self) -> dict[int, dict[str, str]]:
+        self._reach()
+        newest_first = sorted(self.packages, reverse=True)
+        return {v: {k: t for (n, k), t in self.tags.items() if n == v} for v in newest_first}
+
+    def tag(self, version: int, key: str, value: str) -> None:
+        self._reach()
+        self.tags[version, key] = value
+
+    def read_version_tag(self, version: int, key: str) -> str | None:
+        self._reach()
+        return self.tags.get((version, key))
+
+    def write_tag(self, key: str, value: str) -> None:
+        self._reach()
+        self.model_tags[key] = value
+
+    def read_tag(self, key: str) -> str | None:
+        self._reach()
+        return self.model_tags.get(key)
+
+    def _reach(self) -> None:
+        if self.down:
+            raise RegistryUnavailable("registry", got="nothing", expected="an answer", next_step="Start it.")
