@@ -77,3 +77,16 @@ def test_a_candidate_without_gain_rarely_passes() -> None:
         candidate = np.clip(evidence.rivals["champion"] + noise, 0.01, 0.99)
         passed += judge(dataclasses.replace(evidence, candidate=candidate), GatePolicy(resamples=400)).passed
     assert passed <= 3
+
+
+@pytest.mark.parametrize(("shift", "passes"), [(0.06, True), (0.30, False)])
+def test_calibration_is_bounded_by_the_champion_where_the_rate_moved(shift: float, passes: bool) -> None:
+    """A candidate beyond the fixed bound passes only while it is nearer to the rate than the champion."""
+    evidence = make_evidence(gain=0.9)
+    moved = dataclasses.replace(
+        evidence,
+        candidate=np.clip(evidence.candidate + shift + 0.01, 0.01, 0.99),
+        rivals={"champion": np.clip(evidence.rivals["champion"] + 0.2, 0.01, 0.99)},
+    )
+    checks = {check.name: check.passed for check in judge(moved).checks}
+    assert checks["calibration in the large"] is passes
