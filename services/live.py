@@ -188,7 +188,10 @@ class LiveModels:
         except (OSError, ValueError):
             return
         self._last, self._before = known.get("champion"), known.get("before")
-        champion, previous = self._recall_version(self._last), self._recall_version(known.get("previous"))
+        champion, previous = (
+            self._recall_version(self._last),
+            self._recall_version(known.get("previous") or self._before),
+        )
         if champion or previous:
             self._swap(Serving(champion, previous, "no_champion", _now()))
 
