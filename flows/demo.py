@@ -294,8 +294,6 @@ def _await_retrain(story: Story, limit: float) -> dict[str, Any]:
 
 def _roll_back(project: "Project", story: Story, console: Console) -> None:
     """Move the alias as a person would in the MLflow UI, with nothing of ours in between."""
-    from mlflow import MlflowClient
-
     from flows.release import reconcile_previous
     from flows.traffic import await_version
 
@@ -303,8 +301,7 @@ def _roll_back(project: "Project", story: Story, console: Console) -> None:
     champion, previous = aliases.get("champion"), aliases.get("previous")
     if champion is None or previous is None or champion == previous:
         return
-    client = MlflowClient(project.settings.mlflow_url)
-    client.set_registered_model_alias(project.problem.name, "champion", str(previous))
+    project.registry.set_alias("champion", previous)
     settings = project.settings
     seconds = await_version(settings.service_url, previous, settings.service_workers, limit=10)
     story.swaps.append({"kind": "roll-back", "from": champion, "to": previous, "seconds": seconds})
