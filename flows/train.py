@@ -128,6 +128,7 @@ def _log(
     reason: str,
 ) -> Candidate:
     import mlflow
+    from mlflow.data.code_dataset_source import CodeDatasetSource
 
     from flows.code_version import read_code_version
     from flows.plots import plot_calibration, plot_importance
@@ -154,7 +155,7 @@ def _log(
         mlflow.log_figure(plot_importance(importance), "importance.png")
         dataset = mlflow.data.from_pandas(
             to_matrix(fitted.head(1_000), problem),
-            source=f"lake snapshot {training.snapshot.id}",
+            source=CodeDatasetSource(tags={"perennial.snapshot": training.snapshot.id}),
             name=f"{problem.feature_service}, first 1,000 rows",
             digest=training.sha256[:36],
         )

@@ -14,7 +14,8 @@ import pytest
 
 from feature_repo.settings import Settings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+# Whole libraries run in this process here; what they warn of is told, and fails nothing.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 
 FIRST, TODAY = date(2013, 1, 1), date(2013, 2, 5)
 GOOD = {
