@@ -29,7 +29,8 @@ down: $(STAMP) ## Stop the stack that another terminal started
 	@$(BIN)/perennial down
 
 test: lint ## Check the code and run the tests
-	$(BIN)/python -m pytest -m "not browser and not chaos"
+	$(BIN)/python -m pytest -m "not e2e and not browser and not chaos"
+	$(BIN)/python -m pytest -m e2e
 
 lint: $(STAMP) ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -330,17 +331,11 @@ def _compare(project: "Project", story: Story) -> None:
         problem.feature_names
     )
     frozen = load_package(project.package(story.first_version)).estimator
-    when = (
-        joined["requested_at"].str.to_datetime(time_zone="UTC")
-        if joined["requested_at"].dtype == pl.String
-        else joined["requested_at"]
-    )
+    when = joined["requested_at"].str.to_datetime(time_zone="UTC").dt.convert_time_zone(problem.time_zone)
     both = joined.select("score", "outcome").with_columns(
-        frozen=pl.Series(predict(frozen, rows, problem)),
-        month=when.dt.convert_time_zone(problem.time_zone).dt.strftime("%b %Y"),
-        order=when.dt.truncate("1mo"),
+        frozen=pl.Series(predict(frozen, rows, problem)), month=when.dt.strftime("%Y-%m")
     )
-    for (_, month), part in both.sort("order").group_by("order", "month", maintain_order=True):
+    for (month,), part in both.sort("month").group_by("month", maintain_order=True):
         was = measure(part["outcome"].to_numpy(), part["frozen"].to_numpy())
         now = measure(part["outcome"].to_numpy(), part["score"].to_numpy())
         story.months.append({"month": month, "rows": len(part), "frozen": was, "kept": now})
@@ -365,7 +360,8 @@ def _show(console: Console, settings: Settings, story: Story) -> None:
     )
     for r in story.retrains:
         result = f"version {r['version']} promoted" if r["passed"] else "gate rejected it"
-        console.print(f"retrain            {r['day']}: {result}; {r['reason']}")
+        why = shorten(r["reason"], 240, placeholder=" ...; all of it is in the run's parameters")
+        console.print(f"retrain            {r['day']}: {result}; {why}")
     for s in story.swaps:
         took = f"{s['seconds']:.2f} s" if s["seconds"] is not None else "not followed"
         console.print(

@@ -211,16 +211,16 @@ def test_an_unknown_carrier_is_answered_and_flagged(world: dict[str, Any]) -> No
 def test_it_answers_without_the_online_store_and_without_the_registry(world: dict[str, Any]) -> None:
     """With the store gone and MLflow stopped, /predict still answers and says from what."""
     settings = world["settings"]
-    online = settings.home / "feast" / "online.db"
-    hidden = online.with_suffix(".hidden")
+    store = settings.home / "feast"
+    hidden = store.with_name("hidden")
     world["load"].end()
-    online.rename(hidden)
+    store.rename(hidden)
     try:
         told = httpx.post(f"{settings.service_url}/predict", json=GOOD, timeout=30).json()
         assert told["served_by"] in {"rule", "prior"}
         assert told["reason"] != "ok"
     finally:
-        hidden.rename(online)
+        hidden.rename(store)
     mlflow = psutil.Process(world["stack"].read().service("mlflow").pid)
     for process in (*mlflow.children(recursive=True), mlflow):
         process.send_signal(signal.SIGSTOP)
