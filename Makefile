@@ -44,8 +44,8 @@ bench: $(STAMP) ## Measure speed against named rivals
 
 prove: $(STAMP) ## Prove one area on this machine: make prove AREA=...
 	@if [ -n "$(AREA)" ] && [ -f "tests/prove/$(AREA).py" ]; then exec $(BIN)/python tests/prove/$(AREA).py; fi; \
-	echo "area '$(AREA)': there is no tests/prove/$(AREA).py; use make prove AREA=<one of these>:" >&2; \
-	ls tests/prove/*.py 2>/dev/null | sed 's|.*/\(.*\)\.py|  \1|' >&2; exit 1
+	echo "area '$(AREA)': no tests/prove/$(AREA).py; there are:" \
+		$$(ls tests/prove/*.py 2>/dev/null | sed 's|.*/\(.*\)\.py|\1|' | grep . || echo none yet) >&2; exit 1
 
 lock: $(STAMP) ## Resolve the dependencies anew and write both lock files
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCKING) -o requirements.lock

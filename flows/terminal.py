@@ -61,6 +61,7 @@ class StackView:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
         self._said: dict[str, str] = {}
+        self._shown: Stack | None = None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -75,6 +76,9 @@ class StackView:
 
     def show(self, stack: Stack) -> None:
         """Bring what is shown up to date."""
+        if stack == self._shown:
+            return
+        self._shown = stack
         if self._live:
             table = draw_stack(stack)
             table.caption = f"logs in {stack.home / 'logs'}; Ctrl-C stops everything"
