@@ -5,7 +5,6 @@ A day's batches land at once; the features of each hour are put online, and traf
 """
 
 import os
-import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     from flows.project import Project
     from flows.traffic import Load
 
+# What a stack keeps under its home.
+STATE = ("lake", "feast", "journal", "models", "packages", "reports", "prefect", "mlflow")
 # The story is told by the progress bars and the table; each tool's own words are in its log and UI.
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -91,13 +92,13 @@ class Story:
 
 
 def run(settings: Settings, script: Script | None = None, console: Console | None = None) -> bool:
-    """Run the demo on an empty home; return True only if everything that it shows truly happened.
+    """Run the demo from nothing; return True only if everything that it shows truly happened.
 
-    Raises StackError if the home already holds a stack's data.
+    What the home holds is set aside, not deleted. Raises StackError if a stack runs on it.
     """
     script, console = script or Script(), console or Console()
     settings = settings.model_copy(update={"schedules": False})
-    _clear(settings)
+    _set_aside(settings, console)
     from flows.stack import build_environment, running_stack
 
     os.environ.update({**build_environment(settings), **QUIET})
@@ -408,7 +409,7 @@ def _count_batches(story: Story, manifests: Any) -> None:
     story.quarantined += sum(m.quarantined for m in manifests if m.status == "landed")
 
 
-def _clear(settings: Settings) -> None:
+def _set_aside(settings: Settings, console: Console) -> None:
     from flows.stack import read_stack
 
     stack = read_stack(settings.home)
@@ -419,8 +420,13 @@ def _clear(settings: Settings) -> None:
             expected="none: the demo starts from an empty home",
             next_step="Run `make down` first.",
         )
-    for name in ("lake", "feast", "journal", "models", "packages", "reports", "prefect", "mlflow"):
-        shutil.rmtree(settings.home / name, ignore_errors=True)
+    held = [name for name in STATE if (settings.home / name).exists()]
+    if held:
+        aside = settings.home / f"before-{time.strftime('%Y%m%dT%H%M%S')}"
+        aside.mkdir(parents=True)
+        for name in held:
+            (settings.home / name).rename(aside / name)
+        console.print(f"the demo starts from nothing: what was in {settings.home} is now in {aside}")
 
 
 def _progress(console: Console) -> Progress:

@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +148,7 @@ def test_a_quick_run_of_retrain_completes(world: dict[str, Any]) -> None:
     assert len(world["project"].registry.versions()) == 2
 
 
-def test_every_worker_follows_the_alias_within_two_seconds_and_no_request_fails(
+def test_every_worker_follows_the_alias_and_no_request_fails(
     world: dict[str, Any],
 ) -> None:
     """Moving `champion` by client swaps every worker while requests go on."""
@@ -226,7 +226,8 @@ def test_it_answers_without_the_online_store_and_without_the_registry(world: dic
         process.send_signal(signal.SIGSTOP)
     try:
         told = httpx.post(f"{settings.service_url}/predict", json=GOOD, timeout=30).json()
-        assert told["model_version"] is not None or told["served_by"] == "rule"
+        assert told["served_by"] in {"champion", "previous", "rule"}
+        assert told["model_version"] is not None
     finally:
         for process in (*mlflow.children(recursive=True), mlflow):
             process.send_signal(signal.SIGCONT)
@@ -252,4 +253,3 @@ def test_the_home_holds_everything(world: dict[str, Any]) -> None:
     assert {"lake", "feast", "journal", "models", "prefect", "mlflow", "logs"} <= {
         p.name for p in home.iterdir()
     }
-    assert timedelta(days=35) == TODAY - FIRST
