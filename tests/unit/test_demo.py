@@ -1,0 +1,35 @@
+"""The demo starts from nothing without costing anybody anything, and is honest about what it saw."""
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from feature_repo.settings import Settings
+from flows.demo import Story, _set_aside
+
+
+def test_what_a_home_holds_is_set_aside_and_not_deleted(tmp_path: Path) -> None:
+    """A lake that was there before the demo is there after it, under a name that the demo tells."""
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / "mine").write_text("rows")
+    told = io.StringIO()
+    _set_aside(Settings(home=tmp_path), Console(file=told, width=500))
+    (kept,) = tmp_path.glob("before-*/lake/mine")
+    assert kept.read_text() == "rows"
+    assert not (tmp_path / "lake").exists()
+    assert kept.parent.parent.name in told.getvalue()
+
+
+def test_an_empty_home_is_left_as_it_is(tmp_path: Path) -> None:
+    """Nothing to set aside: no folder is made."""
+    _set_aside(Settings(home=tmp_path), Console(file=io.StringIO()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_story_in_which_nothing_happened_misses_everything() -> None:
+    """Success is what was seen: an empty story names what did not happen."""
+    missing = Story().missing()
+    assert "the monitor's verdict led to a retrain" in missing
+    assert "requests were sent and none failed" in missing
+    assert "frozen and kept model were compared" in missing
