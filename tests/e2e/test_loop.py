@@ -132,7 +132,12 @@ def test_journalled_features_equal_the_offline_ones(world: dict[str, Any]) -> No
     truth = {row["flight_id"]: row for row in offline.to_dicts()}
     compared, wrong = 0, []
     for row in rows.to_dicts():
+        # The load may ask as of a tick that the store has just passed: such a value is refused and flagged.
+        flagged = {f["feature"] for f in json.loads(row["flags"]) if f["kind"] == "expired"}
         for name, used in json.loads(row["features"]).items():
+            if name in flagged:
+                assert used is None
+                continue
             compared += 1
             if used != truth[row["entity"]][name]:
                 wrong.append((row["entity"], name, used, truth[row["entity"]][name]))
