@@ -10,7 +10,7 @@ import polars as pl
 
 from expectations import rules
 from expectations.rules import Rule
-from feature_repo.contract import Period
+from feature_repo.contract import Lookup, Period
 from feature_repo.facts import AIRPORTS, TIME_ZONE
 
 CARRIER = rules.like("carrier", "^[A-Z0-9]{2}$", "a two-character airline code")
@@ -29,8 +29,8 @@ def suite(table: str, period: Period) -> list[Rule]:
     }[table](period, days)
 
 
-def add_check_columns(table: str, frame: pl.DataFrame) -> pl.DataFrame:
-    """Add what cross-column rules compare; the columns do not land."""
+def add_check_columns(table: str, frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
+    """Add what cross-column and cross-table rules compare; the columns do not land."""
     if table != "schedule":
         return frame
     local = pl.col("scheduled_departure").dt.convert_time_zone(TIME_ZONE)

@@ -1,7 +1,7 @@
 """The vocabulary of a suite: rules in plain words, each naming the Great Expectations class it becomes.
 
 A row rule judges each row; a broken one sends the row to quarantine. A batch rule judges the batch as a
-whole; a broken one stops it.
+whole; a broken one stops it. A rule that only warns is told and counted, and keeps nothing back.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,7 @@ class Rule:
     expect: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scope: Literal["row", "batch"] = "row"
+    severity: Literal["critical", "warning"] = "critical"
 
 
 def present(*columns: str) -> list[Rule]:

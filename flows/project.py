@@ -11,10 +11,9 @@ from zoneinfo import ZoneInfo
 import polars as pl
 
 from expectations.rules import Rule
-from feature_repo.contract import Period, Problem
+from feature_repo.contract import Fetch, Lookup, Period, Problem
 from feature_repo.lake import Lake
 from feature_repo.settings import Settings, load_settings
-from feature_repo.source import Fetch
 
 if TYPE_CHECKING:
     from feature_repo.store import FeatureStore
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from services.models import Registry
 
 Suite = Callable[[str, Period], Sequence[Rule]]
-AddColumns = Callable[[str, pl.DataFrame], pl.DataFrame]
+AddColumns = Callable[[str, pl.DataFrame, Lookup], pl.DataFrame]
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,24 @@ Orders of four shops over some weeks, made up from a seed. Returns become known 
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from expectations import rules
 from expectations.rules import Rule
-from feature_repo.contract import Feature, FeatureTable, Frames, Period, Problem, RawTable
+from feature_repo.contract import (
+    Delivery,
+    Feature,
+    FeatureTable,
+    Fetch,
+    Frames,
+    Lookup,
+    Period,
+    Problem,
+    RawTable,
+    SourceFile,
+)
 from feature_repo.transforms import hourly_ticks
 
 INSTANT = pl.Datetime("us", "UTC")
@@ -64,13 +74,13 @@ def make_orders(days: int, seed: int = 0) -> dict[str, pl.DataFrame]:
     return {"orders": orders.select(list(ORDERS.schema)), "returns": returns.select(list(RETURNS.schema))}
 
 
-def open_toy_source(days: int = 30) -> Any:
+def open_toy_source(days: int = 30, seed: int = 0) -> Fetch:
     """Return `fetch(table, period)` over made-up orders."""
-    tables = make_orders(days)
+    tables = make_orders(days, seed)
 
-    def fetch(table: str, period: Period) -> pl.DataFrame:
+    def fetch(table: str, period: Period) -> Delivery:
         known = pl.col("known_at").is_between(period.since, period.until, closed="left")
-        return tables[table].filter(known)
+        return Delivery(tables[table].filter(known), (SourceFile(f"made up, seed {seed}", "0" * 64),))
 
     return fetch
 
@@ -88,7 +98,7 @@ def suite(table: str, period: Period) -> list[Rule]:
     ]
 
 
-def add_check_columns(table: str, frame: pl.DataFrame) -> pl.DataFrame:
+def add_check_columns(table: str, frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
     """Nothing is compared across columns."""
     return frame
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from feature_repo.contract import Period
+from feature_repo.contract import Delivery, Period
 from feature_repo.errors import LakeBusy
 from flows.features import build_features
-from flows.ingest import ingest_period, landed_until, read_manifests
+from flows.ingest import ingest_period, landed_until
+from flows.manifests import read_manifests
 from flows.project import Project
 
 Make = Callable[..., Project]
@@ -24,9 +25,9 @@ Day = Callable[[int], Period]
 def with_fetch(project: Project, change: Callable[[pl.DataFrame], pl.DataFrame]) -> Project:
     """Return the project with its orders changed on the way in."""
 
-    def fetch(table: str, period: Period) -> pl.DataFrame:
-        frame = project.fetch(table, period)
-        return change(frame) if table == "orders" else frame
+    def fetch(table: str, period: Period) -> Delivery:
+        told = project.fetch(table, period)
+        return dataclasses.replace(told, frame=change(told.frame)) if table == "orders" else told
 
     return dataclasses.replace(project, fetch=fetch)
 
@@ -119,7 +120,7 @@ KILLER = """
     from flows.ingest import ingest_period
     from flows.project import Project
     from tests import toy
-    from feature_repo.contract import Period
+    from feature_repo.contract import Delivery, Period
     from datetime import timedelta
 
     home, step = Path(sys.argv[1]), int(sys.argv[2])

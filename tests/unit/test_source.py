@@ -19,12 +19,12 @@ def bundled(table: str) -> pl.DataFrame:
     """Return the first rows of the bundled file of a table."""
     from feature_repo.source import _bundled, _read_file
 
-    return _read_file(_bundled(table), COLUMNS[table]).filter((pl.col("month") == 1) & (pl.col("day") < 8))
+    return _read_file(_bundled(table), COLUMNS[table]).frame.filter((pl.col("month") == 1) & (pl.col("day") < 8))
 
 
 def test_every_flight_of_the_year_comes_once_with_an_outcome() -> None:
     """All 336,776 flights are there; 9,430 never arrived and say so, with no target."""
-    arrivals = open_source()("arrivals", YEAR)
+    arrivals = open_source()("arrivals", YEAR).frame
     assert len(arrivals) == arrivals["flight_id"].n_unique() == 336_776
     never = arrivals.filter(pl.col("late").is_null())
     assert dict(never.group_by("status").len().iter_rows()) == {"cancelled": 8_255, "diverted": 1_175}
@@ -33,7 +33,7 @@ def test_every_flight_of_the_year_comes_once_with_an_outcome() -> None:
 def test_an_outcome_is_not_known_before_the_flight_lands() -> None:
     """No arrival is known before its departure plus its time in the air."""
     fetch = open_source()
-    arrived = fetch("arrivals", YEAR).filter(pl.col("status") == "arrived")
+    arrived = fetch("arrivals", YEAR).frame.filter(pl.col("status") == "arrived")
     flown = pl.duration(minutes=pl.col("dep_delay") + pl.col("air_time"))
     assert arrived.filter(pl.col("known_at") < pl.col("scheduled_departure") + flown).is_empty()
 
@@ -47,7 +47,7 @@ def test_a_folder_of_files_reads_like_the_bundled_year(tmp_path: Path, suffix: s
     mine, theirs = open_source(str(tmp_path)), open_source()
     for table in ("schedule", "departures", "weather"):
         period = Period(JANUARY.since, JANUARY.until - timedelta(days=2))
-        assert mine(table, period).equals(theirs(table, period))
+        assert mine(table, period).frame.equals(theirs(table, period).frame)
 
 
 def test_a_template_names_one_file_a_month(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_a_template_names_one_file_a_month(tmp_path: Path) -> None:
     for table in COLUMNS:
         bundled(table).write_parquet(tmp_path / f"{table}-2013-01.parquet")
     fetch = open_source(str(tmp_path / "{table}-{year}-{month:02}.parquet"))
-    assert len(fetch("schedule", JANUARY)) > 5_000
+    assert len(fetch("schedule", JANUARY).frame) > 5_000
 
 
 @pytest.mark.parametrize(

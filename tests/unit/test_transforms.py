@@ -20,7 +20,7 @@ def raw() -> Frames:
     """Return five weeks of every raw table, and one day more."""
     fetch = open_source()
     reach = Period(DAY.since - timedelta(days=35), DAY.until + timedelta(days=1))
-    return {table.name: fetch(table.name, reach) for table in PROBLEM.raw}
+    return {table.name: fetch(table.name, reach).frame for table in PROBLEM.raw}
 
 
 def compute(table: FeatureTable, raw: Frames, period: Period) -> pl.DataFrame:

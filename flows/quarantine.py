@@ -1,0 +1,110 @@
+"""Quarantine: rows that broke a rule, with the rule; and who let which of them in afterwards, and why.
+
+A decision to readmit is a durable input of ingest: whenever the same row arrives again, it is applied.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import polars as pl
+
+from feature_repo.contract import Period, RawTable
+from feature_repo.lake import Lake
+
+QUARANTINE, READMISSIONS = "quarantine", "readmissions"
+INSTANT = pl.Datetime("us", "UTC")
+SCHEMA: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "place", "batch_id", "table", "rules", "row"), pl.String),
+    "known_at": INSTANT,
+}
+DECISIONS: Mapping[str, Any] = {
+    **dict.fromkeys(("id", "table", "row", "changes", "waived", "who", "why"), pl.String),
+    "decided_at": INSTANT,
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who let a row in, and why.
+
+    row      the row as it was delivered; `changes`: JSON of the columns that were mended
+    waived   rules that the row may break, "; " between them
+    """
+
+    id: str
+    table: str
+    row: str
+    changes: str
+    waived: str
+    who: str
+    why: str
+    decided_at: datetime
+
+
+def quarantine_rows(lake: Lake, table: RawTable, batch_id: str, period: Period, bad: pl.DataFrame) -> None:
+    """Keep a batch's bad rows (with the `rules` that each broke) in place of what it kept before."""
+    if not len(bad) and not lake.has(QUARANTINE):
+        return
+    place = f"{table.name} {period}"
+    rows = [encode_row(row) for row in bad.drop("rules").to_dicts()]
+    frame = pl.DataFrame(
+        {
+            "id": [row_id(table.name, row) for row in rows],
+            "place": [place] * len(bad),
+            "batch_id": [batch_id] * len(bad),
+            "table": [table.name] * len(bad),
+            "rules": bad["rules"].to_list(),
+            "row": rows,
+            "known_at": bad[table.known_at].to_list(),
+        },
+        schema=dict(SCHEMA),
+    )
+    lake.replace_where(QUARANTINE, frame, "place", place)
+
+
+def read_quarantine(lake: Lake) -> pl.DataFrame:
+    """Return quarantined rows with the decision on each, oldest first; without one its columns are null."""
+    kept = lake.read(QUARANTINE)
+    kept = kept if kept.width else pl.DataFrame(schema=dict(SCHEMA))
+    decided = read_decisions(lake).drop("table", "row")
+    return kept.join(decided, on="id", how="left").sort("known_at", "id")
+
+
+def read_decisions(lake: Lake) -> pl.DataFrame:
+    """Return every decision to readmit."""
+    known = lake.read(READMISSIONS)
+    return known if known.width else pl.DataFrame(schema=dict(DECISIONS))
+
+
+def record_decision(lake: Lake, decision: Decision) -> None:
+    """Keep a decision, in place of an earlier one on the same row."""
+    row = {name: getattr(decision, name) for name in DECISIONS}
+    lake.replace_where(READMISSIONS, pl.DataFrame([row], schema=dict(DECISIONS)), "id", decision.id)
+
+
+def encode_row(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON that `decode_row` reads back to the same values."""
+    return json.dumps({name: _encode(value) for name, value in row.items()})
+
+
+def decode_row(text: str, table: RawTable) -> dict[str, Any]:
+    """Return the values of an encoded row, instants as such."""
+    told = json.loads(text)
+    kinds = {name: pl.DataFrame(schema={name: kind}).dtypes[0] for name, kind in table.schema.items()}
+    return {
+        name: datetime.fromisoformat(value) if value is not None and kinds.get(name) == INSTANT else value
+        for name, value in told.items()
+    }
+
+
+def row_id(table: str, row: str) -> str:
+    """Return the id of a quarantined row: the same row delivered again has the same one."""
+    return hashlib.sha256(f"{table}\n{row}".encode()).hexdigest()[:12]
+
+
+def _encode(value: Any) -> Any:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
