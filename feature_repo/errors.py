@@ -4,6 +4,7 @@ PerennialError
 ├── SettingsError        a setting is unknown or out of range
 ├── SourceError          the source cannot be read, or lacks a column
 ├── BatchStopped         a batch broke a batch-level rule; nothing of it landed
+├── RowRefused           a quarantined row may not be let in as asked
 ├── LakeBusy             another writer holds the lake
 ├── StoreUnavailable     the feature store cannot be read or written
 ├── RegistryUnavailable  the model registry cannot be reached
@@ -46,6 +47,10 @@ class SourceError(PerennialError):
 
 class BatchStopped(PerennialError):
     """A batch broke a batch-level rule; nothing of it landed."""
+
+
+class RowRefused(PerennialError):
+    """A quarantined row may not be let in as asked."""
 
 
 class LakeBusy(PerennialError):

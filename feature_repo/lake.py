@@ -17,7 +17,7 @@ from typing import Literal
 
 import polars as pl
 from deltalake import DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
 from feature_repo.contract import Period
 from feature_repo.errors import LakeBusy
@@ -98,6 +98,17 @@ class Lake:
     def version(self, table: str) -> int:
         """Return the table's newest version, or -1 if there is no table."""
         return DeltaTable(str(self._path(table))).version() if self.has(table) else -1
+
+    def can_read(self, table: str, version: int) -> bool:
+        """Tell whether every file of that version of the table is still there."""
+        if version < 0 or not self.has(table) or version > self.version(table):
+            return False
+        path = self._path(table)
+        try:
+            files = DeltaTable(str(path), version=version).file_uris()
+        except DeltaError:
+            return False
+        return all(Path(file).is_file() for file in files)
 
     def latest(self, table: str, by: str) -> datetime | None:
         """Return the greatest `by` in the table, or None."""

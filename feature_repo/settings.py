@@ -25,8 +25,10 @@ class Settings(BaseSettings):
     mlflow_port: int = Field(5000, ge=1, le=65535)
     service_port: int = Field(3000, ge=1, le=65535)
     runner_port: int = Field(8080, ge=1, le=65535)
+    reports_port: int = Field(8090, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
+    recheck_days: int = Field(3, ge=0, description="Landed days that daily-loop asks the source about again.")
     schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
     source: str = Field("", description="Folder or URL of CSV/Parquet files; empty: bundled data.")
 
@@ -44,6 +46,11 @@ class Settings(BaseSettings):
     def service_url(self) -> str:
         """Where the prediction service of the local stack answers."""
         return f"http://{self.host}:{self.service_port}"
+
+    @property
+    def reports_url(self) -> str:
+        """Where the reports of the local stack are read."""
+        return f"http://{self.host}:{self.reports_port}"
 
 
 def load_settings(**given: object) -> Settings:

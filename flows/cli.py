@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings, load_settings
+from flows.cli_quarantine import app as quarantine
 
 if TYPE_CHECKING:
     from flows.stack import Stack
@@ -48,6 +49,7 @@ app = typer.Typer(
     epilog="First time: `perennial demo` shows the whole loop on real flights. "
     "Then: `perennial up`, and open the addresses that it prints.",
 )
+app.add_typer(quarantine, name="quarantine")
 console = Console()
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]
@@ -240,6 +242,19 @@ def train(
     """Train a candidate on what has landed; the gate decides whether it becomes the champion."""
     moment = until.replace(tzinfo=UTC) if until else None
     _run_flow(ctx.obj, "flows.retrain:retrain", until=moment, reason=reason)
+
+
+@app.command()
+def restate(
+    ctx: typer.Context,
+    since: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First day.")],
+    until: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Day after the last one.")],
+) -> None:
+    """Ask the source again for days that have landed; what it corrected lands, and all that follows of it."""
+    first, end = _to_day(since), _to_day(until)
+    if first >= end:
+        raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
+    _run_flow(ctx.obj, "flows.corrections:restate", since=first, until=end)
 
 
 @app.command()

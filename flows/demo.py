@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from flows.traffic import Load
 
 # What a stack keeps under its home.
-STATE = ("lake", "feast", "journal", "models", "packages", "reports", "prefect", "mlflow")
+STATE = (
+    *("lake", "feast", "journal", "models", "packages", "prefect", "mlflow"),
+    *("reports", "pages", "metrics", "lineage"),
+)
 # The story is told by the progress bars and the table; each tool's own words are in its log and UI.
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -197,7 +200,7 @@ def replay_day(project: "Project", day: date, script: Script, story: Story, load
         _count_batches(story, manifests)
         frames = build(project, period)
         _send_day(project, period, frames, script, story, load)
-        publish_manifests("replay-day", manifests)
+        publish_manifests("replay-day", manifests, project.settings)
         return bool(close_day(project, period)["retrain_asked"])
 
     return replay()

@@ -87,6 +87,11 @@ PLANS = (
         "flows.loop:backfill",
         "Takes in a stretch of past days and computes its features. Repeating it changes nothing.",
     ),
+    Plan(
+        "restate",
+        "flows.corrections:restate",
+        "Asks the source again for days that have landed; what it corrected lands, and what follows of it.",
+    ),
     Plan("rollback", "flows.release:rollback", "Makes the previous model version the champion again."),
     Plan("promote", "flows.release:promote", "Makes a model version of your choice the champion."),
 )

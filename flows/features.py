@@ -1,6 +1,7 @@
 """Features: each feature table's ticks of a period, computed once, kept in the lake, written online."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 import polars as pl
 from prefect import task
@@ -10,6 +11,7 @@ from feature_repo.contract import FeatureTable, Period, RawTable
 from flows.project import Project
 
 STAMP = "event_timestamp"
+REACH = timedelta(days=3)  # how far back features are looked for that a killed run left out
 
 
 def build_features(project: Project, period: Period) -> dict[str, pl.DataFrame]:
@@ -36,6 +38,13 @@ def compute_features(project: Project, table: FeatureTable, period: Period) -> p
     )
     computed = table.compute(raw, ticks) if ticks else empty
     return computed.select(empty.columns).sort(STAMP, *table.keys)
+
+
+def find_unbuilt(project: Project, period: Period) -> Period:
+    """Return the period, begun earlier if a run before it landed batches and was killed before features."""
+    newest = [project.lake.latest(table.name, STAMP) for table in project.problem.feature_tables]
+    built = min((at for at in newest if at is not None), default=period.since)
+    return Period(max(min(built, period.since), period.since - REACH), period.until)
 
 
 def materialize_period(project: Project, frames: Mapping[str, pl.DataFrame], period: Period) -> int:

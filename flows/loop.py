@@ -8,10 +8,12 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from feature_repo.contract import Period
-from flows.features import build, build_features, materialize, materialize_period
+from flows.corrections import correct, recheck
+from flows.data_quality import publish_quality
+from flows.features import build, build_features, find_unbuilt, materialize, materialize_period
 from flows.ingest import ingest, ingest_period, landed_until
 from flows.label import label
-from flows.manifests import Manifest
+from flows.manifests import STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
 from flows.project import Project, open_project
 from flows.release import reconcile_previous
@@ -22,13 +24,18 @@ Progress = Callable[[int, int], None]
 
 @flow(name="daily-loop")
 def daily_loop(day: date | None = None) -> dict[str, Any]:
-    """Run one day: ingest, validate, features, online store, labels, monitor. Default: the next day."""
+    """Run one day: corrections, ingest, validate, features, online store, labels, monitor.
+
+    Default: the next day that has not landed.
+    """
     project = open_project()
     period = project.day(day or project.local_day(landed_until(project)))
+    correct(project, recheck(project, period.since, project.settings.recheck_days))
     manifests = ingest(project, period)
-    frames = build(project, period)
-    materialize(project, frames, period)
-    publish_manifests("daily-loop", manifests)
+    unbuilt = find_unbuilt(project, period)
+    materialize(project, build(project, unbuilt), unbuilt)
+    publish_manifests("daily-loop", manifests, project.settings)
+    publish_quality(project)
     return {"day": str(period), **close_day(project, period)}
 
 
@@ -58,8 +65,9 @@ def backfill(since: date, until: date) -> list[dict[str, Any]]:
     """Take in the days from `since` up to and without `until`, and compute their features."""
     project = open_project()
     manifests = backfill_days(project, since, until, lambda done, total: None)
-    publish_manifests("backfill", [m for m in manifests if m.status != "unchanged"])
-    return [asdict(manifest) for manifest in manifests if manifest.status == "stopped"]
+    publish_manifests("backfill", [m for m in manifests if m.status != UNCHANGED], project.settings)
+    publish_quality(project)
+    return [asdict(manifest) for manifest in manifests if manifest.status == STOPPED]
 
 
 def backfill_days(project: Project, since: date, until: date, progress: Progress) -> list[Manifest]:

@@ -27,6 +27,7 @@ class Manifest:
     status    landed, stopped, superseded; in answers also "unchanged": it had landed before
     reasons   why it stopped; `warnings`: what was odd and did not stop it
     profile   JSON: measure -> value, see `expectations.profile`
+    version   of the table, as this delivery left it; -1 if it did not land
     revision  1, or more for a place that the source restated; `changes`: JSON, against the one before
     followed  whether features, online store and labels have been brought after a restatement
     page      the batch's validation page, as a path under the home
@@ -47,6 +48,7 @@ class Manifest:
     warnings: str
     schema: str
     profile: str
+    version: int
     revision: int
     changes: str
     followed: bool
@@ -89,16 +91,15 @@ def high_water(known: pl.DataFrame, table: str) -> datetime | None:
     return newest
 
 
-def read_history(known: pl.DataFrame, table: str, before: datetime) -> pl.DataFrame:
-    """Return the measures of the table's landed batches that ended by `before`, oldest first.
+def read_history(known: pl.DataFrame, table: str, before: datetime | None) -> pl.DataFrame:
+    """Return the measures of the table's landed batches that ended by `before`, if given, oldest first.
 
     Columns: batch_id, since, until, measure, value (float).
     """
     kinds = manifest_schema()
     schema = {name: kinds[name] for name in ("batch_id", "since", "until")}
-    mine = known.filter(
-        (pl.col("table") == table) & (pl.col("status") == LANDED) & (pl.col("until") <= before)
-    )
+    mine = known.filter((pl.col("table") == table) & (pl.col("status") == LANDED))
+    mine = mine.filter(pl.col("until") <= before) if before else mine
     rows = [
         (batch_id, since, until, measure, value)
         for batch_id, since, until, profile in mine.sort("since")
@@ -114,7 +115,7 @@ def manifest_schema() -> dict[str, Any]:
     """Return the table's columns."""
     instant = pl.Datetime("us", "UTC")
     kinds: dict[str, pl.DataType] = {"since": instant, "until": instant, "followed": pl.Boolean()}
-    kinds |= {name: pl.Int64() for name in ("seen", "accepted", "quarantined", "revision")}
+    kinds |= {name: pl.Int64() for name in ("seen", "accepted", "quarantined", "version", "revision")}
     return {name: kinds.get(name, pl.String()) for name in Manifest.__dataclass_fields__}
 
 

@@ -1,11 +1,12 @@
 """Quarantine: rows that broke a rule, with the rule; and who let which of them in afterwards, and why.
 
-A decision to readmit is a durable input of ingest: whenever the same row arrives again, it is applied.
+The quarantine holds the rows that are still out. A decision to readmit is kept for good, and is an input
+of ingest: whenever the same row is delivered again, it is applied again.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +20,7 @@ QUARANTINE, READMISSIONS = "quarantine", "readmissions"
 INSTANT = pl.Datetime("us", "UTC")
 SCHEMA: Mapping[str, Any] = {
     **dict.fromkeys(("id", "place", "batch_id", "table", "rules", "row"), pl.String),
-    "known_at": INSTANT,
+    **dict.fromkeys(("since", "until", "known_at"), INSTANT),
 }
 DECISIONS: Mapping[str, Any] = {
     **dict.fromkeys(("id", "table", "row", "changes", "waived", "who", "why"), pl.String),
@@ -59,6 +60,8 @@ def quarantine_rows(lake: Lake, table: RawTable, batch_id: str, period: Period, 
             "table": [table.name] * len(bad),
             "rules": bad["rules"].to_list(),
             "row": rows,
+            "since": [period.since] * len(bad),
+            "until": [period.until] * len(bad),
             "known_at": bad[table.known_at].to_list(),
         },
         schema=dict(SCHEMA),
@@ -67,11 +70,17 @@ def quarantine_rows(lake: Lake, table: RawTable, batch_id: str, period: Period, 
 
 
 def read_quarantine(lake: Lake) -> pl.DataFrame:
-    """Return quarantined rows with the decision on each, oldest first; without one its columns are null."""
+    """Return the rows that are still out, oldest first."""
     kept = lake.read(QUARANTINE)
-    kept = kept if kept.width else pl.DataFrame(schema=dict(SCHEMA))
-    decided = read_decisions(lake).drop("table", "row")
-    return kept.join(decided, on="id", how="left").sort("known_at", "id")
+    return (kept if kept.width else pl.DataFrame(schema=dict(SCHEMA))).sort("known_at", "id")
+
+
+def release_rows(lake: Lake, ids: Collection[str]) -> None:
+    """Take rows out of the quarantine, place by place."""
+    kept = read_quarantine(lake)
+    for place in kept.filter(pl.col("id").is_in(list(ids)))["place"].unique().sort():
+        left = kept.filter((pl.col("place") == place) & ~pl.col("id").is_in(list(ids)))
+        lake.replace_where(QUARANTINE, left, "place", place)
 
 
 def read_decisions(lake: Lake) -> pl.DataFrame:
@@ -84,6 +93,22 @@ def record_decision(lake: Lake, decision: Decision) -> None:
     """Keep a decision, in place of an earlier one on the same row."""
     row = {name: getattr(decision, name) for name in DECISIONS}
     lake.replace_where(READMISSIONS, pl.DataFrame([row], schema=dict(DECISIONS)), "id", decision.id)
+
+
+def apply_decisions(
+    decided: pl.DataFrame, table: RawTable, frame: pl.DataFrame
+) -> tuple[pl.DataFrame, dict[int, set[str]]]:
+    """Return delivered rows with what people mended in them, and the rules waived, by row."""
+    decisions = {row["id"]: row for row in decided.filter(pl.col("table") == table.name).to_dicts()}
+    if not decisions:
+        return frame, {}
+    rows, waived = frame.to_dicts(), {}
+    for place, row in enumerate(rows):
+        decision = decisions.get(row_id(table.name, encode_row(row)))
+        if decision:
+            row.update(decode_row(decision["changes"], table))
+            waived[place] = set(filter(None, decision["waived"].split("; ")))
+    return pl.DataFrame(rows, schema=frame.schema), waived
 
 
 def encode_row(row: Mapping[str, Any]) -> str:

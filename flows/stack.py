@@ -1,4 +1,4 @@
-"""The local stack: Prefect and MLflow servers, the deployments' runner, and the prediction service.
+"""The local stack: Prefect and MLflow servers, the deployments' runner, the service and the reports.
 
 `running_stack` holds it for the length of a `with` block; `stop_stack` and `read_stack` work from
 any other process. The supervisor (flows/supervisor.py) is a process of its own, so that nothing is
@@ -92,7 +92,8 @@ def build_environment(settings: Settings) -> dict[str, str]:
 
 def build_services(settings: Settings) -> list[Service]:
     """Return the processes of the stack."""
-    return [_prefect(settings), _mlflow(settings), _runner(settings), _prediction(settings)]
+    makers = (_prefect, _mlflow, _runner, _prediction, _reports)
+    return [make(settings) for make in makers]
 
 
 def _prefect(settings: Settings) -> Service:
@@ -181,6 +182,19 @@ def _prediction(settings: Settings) -> Service:
         # One row at a time leaves nothing to share out: more threads a worker only get in each other's way.
         environment={**build_environment(settings), "OMP_NUM_THREADS": "1"},
         grace=15.0,
+    )
+
+
+def _reports(settings: Settings) -> Service:
+    return Service(
+        name="reports",
+        command=(sys.executable, "-m", "flows.reports"),
+        host=settings.host,
+        port=settings.reports_port,
+        setting=PREFIX + "REPORTS_PORT",
+        health=settings.reports_url,
+        url=settings.reports_url,
+        environment=build_environment(settings),
     )
 
 

@@ -1,7 +1,13 @@
 """What a run did, as artifacts that a person reads in the Prefect UI."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from feature_repo.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.manifests import Manifest
 
 
 def publish(key: str, markdown: str, description: str) -> None:
@@ -27,8 +33,14 @@ def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) ->
     return publish(key, "\n".join(lines), description)
 
 
-def publish_manifests(key: str, manifests: Sequence[Any]) -> None:
-    """Show what became of each batch."""
-    shown = ("table", "status", "since", "until", "seen", "accepted", "quarantined", "reasons")
-    rows = [{name: getattr(manifest, name) for name in shown} for manifest in manifests]
+def publish_manifests(key: str, manifests: Sequence["Manifest"], settings: Settings) -> None:
+    """Show what became of each batch, with a link to its validation page."""
+    shown = ("table", "status", "since", "until", "seen", "accepted", "quarantined", "reasons", "warnings")
+    rows = [
+        {
+            **{name: getattr(manifest, name) for name in shown},
+            "page": f"[open]({settings.reports_url}/{quote(manifest.page)})" if manifest.page else "",
+        }
+        for manifest in manifests
+    ]
     publish_table(key, rows, "Batches: what was seen, accepted and quarantined")

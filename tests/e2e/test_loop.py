@@ -43,13 +43,14 @@ def find_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Return a running stack with five weeks of data, a champion, and a day of traffic behind it."""
-    prefect, mlflow, service, runner = find_ports(4)
+    prefect, mlflow, service, runner, reports = find_ports(5)
     settings = Settings(
         home=tmp_path_factory.mktemp("home"),
         prefect_port=prefect,
         mlflow_port=mlflow,
         service_port=service,
         runner_port=runner,
+        reports_port=reports,
         schedules=False,
     )
     from flows.stack import build_environment, running_stack
