@@ -8,26 +8,30 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from feature_repo.contract import Period
-from feature_repo.errors import LakeBusy
+from feature_repo.errors import LakeBusy, NotEnoughData
 
 Closed = Literal["left", "right"]
-# Versions are kept for good: a snapshot may name any of them.
+# The log of versions is kept for good; which versions keep their files, `vacuum` is told.
 CONFIGURATION: Mapping[str, str | None] = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.checkpointInterval": "50",
 }
+PACKED = WriterProperties(compression="ZSTD")
+SMALL_FILES = 16  # so many files of a table are worth rewriting as one
+COMMIT = re.compile(r"(\d{20})\.json")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,12 @@ class Snapshot:
     id: str
     versions: Mapping[str, int]
 
+    @classmethod
+    def of(cls, versions: Mapping[str, int]) -> "Snapshot":
+        """Return the snapshot of these table versions."""
+        ordered = dict(sorted(versions.items()))
+        return cls(hashlib.sha256(json.dumps(ordered).encode()).hexdigest()[:16], ordered)
+
 
 class Lake:
     """Tables under one folder."""
@@ -45,13 +55,20 @@ class Lake:
         self.root = root
 
     def replace(
-        self, table: str, frame: pl.DataFrame, period: Period, by: str, closed: Closed = "left"
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        period: Period,
+        by: str,
+        closed: Closed = "left",
+        origin: Mapping[str, str] | None = None,
     ) -> int:
         """Make `frame` the table's rows whose `by` (an instant) falls in the period; return the version.
 
         `closed` says which end belongs to the period: "left" for [since, until), "right" for ticks. One
         commit: after a kill the table is as before or as after. A replacement by the same rows commits
-        nothing. Raises LakeBusy if another writer changed the same rows meanwhile.
+        nothing. `origin` is kept with the commit. Raises LakeBusy if another writer changed the same rows
+        meanwhile.
         """
         within = pl.col(by).is_between(period.since, period.until, closed=closed)
         if not frame.select(within.all()).item():
@@ -61,7 +78,7 @@ class Lake:
             return self.version(table)
         after, upto = (">=", "<") if closed == "left" else (">", "<=")
         predicate = f"{by} {after} {_literal(period.since)} AND {by} {upto} {_literal(period.until)}"
-        return self._write(table, frame, mode="overwrite", predicate=predicate if self.has(table) else None)
+        return self._write(table, frame, predicate if self.has(table) else None, origin)
 
     def replace_where(self, table: str, frame: pl.DataFrame, column: str, value: str) -> int:
         """Make `frame` the table's rows whose text `column` equals `value`; return the version."""
@@ -71,7 +88,7 @@ class Lake:
             return self.version(table)
         quoted = value.replace("'", "''")
         predicate = f"{column} = '{quoted}'" if self.has(table) else None
-        return self._write(table, frame, mode="overwrite", predicate=predicate)
+        return self._write(table, frame, predicate)
 
     def read(
         self,
@@ -97,7 +114,10 @@ class Lake:
 
     def version(self, table: str) -> int:
         """Return the table's newest version, or -1 if there is no table."""
-        return DeltaTable(str(self._path(table))).version() if self.has(table) else -1
+        # By the names of the commits: opening the table to learn its version costs a hundred times as much.
+        log = self._path(table) / "_delta_log"
+        found = [COMMIT.fullmatch(path.name) for path in (log.iterdir() if log.is_dir() else ())]
+        return max((int(name[1]) for name in found if name), default=-1)
 
     def can_read(self, table: str, version: int) -> bool:
         """Tell whether every file of that version of the table is still there."""
@@ -127,18 +147,81 @@ class Lake:
         """Return each table's content hash: equal for equal rows, whatever commits led there."""
         return {table: content_hash(self.read(table)) for table in self.tables()}
 
+    def current(self, tables: Iterable[str]) -> Snapshot:
+        """Return the tables' newest versions under one id, without keeping it."""
+        return Snapshot.of({table: self.version(table) for table in tables})
+
     def snapshot(self, tables: Iterable[str]) -> Snapshot:
-        """Record the tables' versions under one id and return them."""
-        versions = {table: self.version(table) for table in sorted(tables)}
-        text = json.dumps(versions, sort_keys=True)
-        snapshot = Snapshot(hashlib.sha256(text.encode()).hexdigest()[:16], versions)
-        write_atomically(self.root / "_snapshots" / f"{snapshot.id}.json", text)
+        """Record the tables' newest versions under one id and return them. Safe to repeat."""
+        snapshot = self.current(tables)
+        # Written anew even if it is there: its age says when it was taken last.
+        write_atomically(self._snapshot_file(snapshot.id), json.dumps(dict(snapshot.versions)))
         return snapshot
 
     def load_snapshot(self, snapshot_id: str) -> Snapshot:
-        """Return the snapshot of that id."""
-        text = (self.root / "_snapshots" / f"{snapshot_id}.json").read_text()
-        return Snapshot(snapshot_id, json.loads(text))
+        """Return the snapshot of that id. Raises NotEnoughData if there is none."""
+        file = self._snapshot_file(snapshot_id)
+        if not file.is_file():
+            raise NotEnoughData(
+                f"snapshot {snapshot_id} of {self.root}",
+                got="no record of it",
+                expected=f"a file {file}",
+                next_step="Look whether this is the home that it was taken on; unneeded ones are dropped.",
+            )
+        return Snapshot(snapshot_id, json.loads(file.read_text()))
+
+    def snapshots(self) -> dict[str, datetime]:
+        """Return the ids of all recorded snapshots, and when each was taken last."""
+        files = (self.root / "_snapshots").glob("*.json")
+        return {file.stem: datetime.fromtimestamp(file.stat().st_mtime, UTC) for file in files}
+
+    def drop_snapshot(self, snapshot_id: str) -> None:
+        """Forget a snapshot; what it named may be vacuumed from then on."""
+        self._snapshot_file(snapshot_id).unlink(missing_ok=True)
+
+    def history(self, table: str, version: int | None = None) -> list[dict[str, Any]]:
+        """Return the table's commits up to a version, newest first, with the `origin` of each."""
+        if not self.has(table):
+            return []
+        return DeltaTable(str(self._path(table)), version=version).history()
+
+    def count_files(self, table: str) -> int:
+        """Return how many files the newest version of a table is made of."""
+        return len(DeltaTable(str(self._path(table))).file_uris())
+
+    def measure(self, table: str) -> tuple[int, int]:
+        """Return how many data files of a table lie on disk, needed or not, and their bytes."""
+        sizes = [file.stat().st_size for file in self._path(table).glob("*.parquet")]
+        return len(sizes), sum(sizes)
+
+    def compact(self, table: str, small_files: int = SMALL_FILES) -> bool:
+        """Rewrite a table of many files as few, in one commit; return whether there was anything to do.
+
+        The rows stay the same, and so does every older version. Raises LakeBusy.
+        """
+        if self.count_files(table) < small_files:
+            return False
+        delta = DeltaTable(str(self._path(table)))
+        with _committing(table):
+            done = delta.optimize.compact(writer_properties=PACKED)
+        return bool(done["numFilesRemoved"])
+
+    def vacuum(self, table: str, keep: Collection[int], hours: int) -> int:
+        """Delete the data files that neither a version to `keep` nor the newest needs; return how many.
+
+        A file that was removed, or left behind by a kill, less than `hours` ago stays: somebody may be
+        reading or writing it. The other versions cannot be read any more.
+        """
+        newest = self.version(table)
+        kept = sorted({newest, *(version for version in keep if 0 <= version <= newest)})
+        delta = DeltaTable(str(self._path(table)))
+        # A checkpoint first, so that opening the table does not read every commit there ever was.
+        delta.create_checkpoint()
+        asked = {"retention_hours": hours, "enforce_retention_duration": False, "keep_versions": kept}
+        if not delta.vacuum(**asked, full=True, dry_run=True):
+            return 0  # a vacuum that finds nothing would commit all the same
+        with _committing(table):
+            return len(delta.vacuum(**asked, full=True, dry_run=False))
 
     @contextmanager
     def writer(self, what: str) -> Iterator[None]:
@@ -160,23 +243,29 @@ class Lake:
             lock.flush()
             yield
 
-    def _write(self, table: str, frame: pl.DataFrame, mode: str, predicate: str | None) -> int:
+    def _write(
+        self,
+        table: str,
+        frame: pl.DataFrame,
+        predicate: str | None,
+        origin: Mapping[str, str] | None = None,
+    ) -> int:
         path = self._path(table)
         path.mkdir(parents=True, exist_ok=True)
-        try:
+        with _committing(table):
             write_deltalake(
                 str(path),
                 frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
-                mode=mode,
+                mode="overwrite",
                 predicate=predicate,
                 configuration=CONFIGURATION,
-                writer_properties=WriterProperties(compression="ZSTD"),
+                writer_properties=PACKED,
+                commit_properties=CommitProperties(custom_metadata=dict(origin or {})),
             )
-        except CommitFailedError as error:
-            raise LakeBusy(
-                table, got=str(error), expected="no other writer", next_step="Run the same period again."
-            ) from error
         return self.version(table)
+
+    def _snapshot_file(self, snapshot_id: str) -> Path:
+        return self.root / "_snapshots" / f"{snapshot_id}.json"
 
     def _path(self, table: str) -> Path:
         return self.root / table
@@ -199,6 +288,16 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+@contextmanager
+def _committing(table: str) -> Iterator[None]:
+    try:
+        yield
+    except CommitFailedError as error:
+        raise LakeBusy(
+            table, got=str(error), expected="no other writer", next_step="Run the same period again."
+        ) from error
 
 
 def _literal(instant: datetime) -> str:

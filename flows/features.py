@@ -1,5 +1,6 @@
 """Features: each feature table's ticks of a period, computed once, kept in the lake, written online."""
 
+import json
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -8,6 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import FeatureTable, Period, RawTable
+from feature_repo.lake import Snapshot
 from flows.project import Project
 
 STAMP = "event_timestamp"
@@ -16,18 +18,33 @@ REACH = timedelta(days=3)  # how far back features are looked for that a killed 
 
 def build_features(project: Project, period: Period) -> dict[str, pl.DataFrame]:
     """Compute every feature table's ticks in (since, until] and put them into the lake."""
-    frames = {}
-    for table in project.problem.feature_tables:
-        frames[table.name] = compute_features(project, table, period)
-        project.lake.replace(table.name, frames[table.name], period, STAMP, closed="right")
-    return frames
+    return {table.name: write_features(project, table, period) for table in project.problem.feature_tables}
 
 
-def compute_features(project: Project, table: FeatureTable, period: Period) -> pl.DataFrame:
-    """Compute one feature table's ticks in (since, until] from what the lake holds."""
+def write_features(project: Project, table: FeatureTable, period: Period) -> pl.DataFrame:
+    """Compute one feature table's ticks in (since, until], put them into the lake and return them.
+
+    The commit says which snapshot of the raw tables they were computed from.
+    """
+    snapshot = project.lake.current(table.reads)
+    frame = compute_features(project, table, period, snapshot)
+    origin = {
+        "perennial.period": str(period),
+        "perennial.snapshot": snapshot.id,
+        "perennial.versions": json.dumps(dict(snapshot.versions)),
+    }
+    project.lake.replace(table.name, frame, period, STAMP, closed="right", origin=origin)
+    return frame
+
+
+def compute_features(
+    project: Project, table: FeatureTable, period: Period, snapshot: Snapshot | None = None
+) -> pl.DataFrame:
+    """Compute one feature table's ticks in (since, until] from what the lake holds, or held."""
     schemas = {raw.name: raw for raw in project.problem.raw}
     reach = Period(period.since - table.lookback, period.until)
-    raw = {name: _read_raw(project, schemas[name], reach) for name in table.reads}
+    versions = snapshot.versions if snapshot else {}
+    raw = {name: _read_raw(project, schemas[name], reach, versions.get(name)) for name in table.reads}
     ticks = table.ticks(period)
     empty = pl.DataFrame(
         schema={
@@ -52,8 +69,15 @@ def materialize_period(project: Project, frames: Mapping[str, pl.DataFrame], per
     return project.store.write_period(frames, period)
 
 
-def _read_raw(project: Project, table: RawTable, period: Period) -> pl.DataFrame:
-    frame = project.lake.read(table.name, period, by=table.known_at)
+def refresh_online(project: Project) -> int:
+    """Write the newest value of each key anew from the lake, after a correction; return rows written."""
+    return project.store.refresh()
+
+
+def _read_raw(project: Project, table: RawTable, period: Period, version: int | None) -> pl.DataFrame:
+    if version is not None and version < 0:
+        return pl.DataFrame(schema=dict(table.schema))
+    frame = project.lake.read(table.name, period, by=table.known_at, version=version)
     return frame if frame.width else pl.DataFrame(schema=dict(table.schema))
 
 

@@ -159,6 +159,24 @@ class Journal:
         """Return predictions by `requested_at`, oldest first."""
         return self._read("predictions", "requested_at", period)
 
+    def find_prediction(self, prediction_id: str) -> Prediction | None:
+        """Return one prediction, or None."""
+        names = ", ".join(COLUMNS["predictions"])
+        query = f"SELECT {names} FROM predictions WHERE prediction_id = ?"  # noqa: S608
+        rows = self._select(query, (prediction_id,))
+        return Prediction(*rows[0]) if rows else None
+
+    def sample_predictions(self, period: Period, size: int) -> list[Prediction]:
+        """Return at most `size` predictions by `requested_at`, picked at random, the same ones every time."""
+        names = ", ".join(COLUMNS["predictions"])
+        # An id ends in random digits, which order nothing but chance.
+        query = (
+            f"SELECT {names} FROM predictions WHERE requested_at >= ? AND requested_at < ?"  # noqa: S608
+            " ORDER BY substr(prediction_id, -12) LIMIT ?"
+        )
+        bounds = (format_instant(period.since), format_instant(period.until))
+        return [Prediction(*row) for row in self._select(query, (*bounds, size))]
+
     def read_outcomes(self, period: Period) -> pl.DataFrame:
         """Return outcomes by `observed_at`, oldest first."""
         return self._read("outcomes", "observed_at", period)
@@ -177,17 +195,19 @@ class Journal:
 
     def _read(self, table: str, by: str, period: Period) -> pl.DataFrame:
         schema = {name: NUMBERS.get(name, pl.String) for name in COLUMNS[table]}
-        if not self._path.exists():
-            return pl.DataFrame(schema=schema)
         bounds = (format_instant(period.since), format_instant(period.until))
         names = ", ".join(schema)
         query = f"SELECT {names} FROM {table} WHERE {by} >= ? AND {by} < ? ORDER BY {by}, {names}"  # noqa: S608
+        return pl.DataFrame(self._select(query, bounds), schema=schema, orient="row")
+
+    def _select(self, query: str, given: Sequence[Any]) -> list[Any]:
+        if not self._path.exists():
+            return []
         try:
             with closing(sqlite3.connect(self._path, timeout=BUSY_SECONDS)) as connection:
-                rows = connection.execute(query, bounds).fetchall()
+                return connection.execute(query, given).fetchall()
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
-        return pl.DataFrame(rows, schema=schema, orient="row")
 
     def _enqueue(self, write: Callable[[sqlite3.Connection], Any]) -> "Future[Any]":
         done: Future[Any] = Future()
