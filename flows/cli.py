@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings, load_settings
+from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ app = typer.Typer(
     "Then: `perennial up`, and open the addresses that it prints.",
 )
 app.add_typer(quarantine, name="quarantine")
+app.command()(quality)
 console = Console()
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -37,6 +38,27 @@ class Alert:
 def read_quality(lake: Lake, table: str) -> pl.DataFrame:
     """Return the table's measures batch by batch: batch_id, since, until, measure, value."""
     return read_history(read_manifests(lake), table, None)
+
+
+def read_newest(known: pl.DataFrame, table: RawTable) -> dict[str, Any]:
+    """Return how far a table has landed and what its newest landed batch measured, for people."""
+    series = read_history(known, table.name, None)
+    measures = dict(series.filter(until=series["until"].max()).select("measure", "value").iter_rows())
+    nulls = {
+        name.removesuffix(".null_share"): value
+        for name, value in measures.items()
+        if name.endswith(".null_share") and value > 0
+    }
+    emptiest = sorted(nulls.items(), key=lambda pair: -pair[1])[:3]
+    return {
+        "table": table.name,
+        "until": f"{series['until'].max():%Y-%m-%d %H:%M}" if len(series) else "never",
+        "rows": int(measures.get("rows", 0)),
+        "quarantined": f"{measures.get('quarantined_share', 0):.1%}",
+        "duplicates": int(measures.get("duplicates", 0)),
+        "emptiest": ", ".join(f"{name} {share:.0%} missing" for name, share in emptiest),
+        "measures": measures,
+    }
 
 
 def list_alerts(known: pl.DataFrame) -> list[Alert]:
@@ -96,7 +118,9 @@ def plot_quality(project: Project, table: RawTable) -> Path | None:
     series = read_history(known, table.name, None)
     if not len(series):
         return None
-    columns = [name for name in table.schema if series.filter(measure=f"{name}.null_share")["value"].any()]
+    columns = [
+        name for name in table.schema if (series.filter(measure=f"{name}.null_share")["value"] > 0).any()
+    ]
     shown = [*SHOWN, *(f"{name}.null_share" for name in columns)]
     odd = known.filter((pl.col("table") == table.name) & (pl.col("warnings") != ""))["until"].to_list()
     figure = Figure(figsize=(10, 1.4 * len(shown)), layout="constrained")

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
 
 from expectations.runner import Failure, Report, validate
 from feature_repo.contract import Delivery, Period, RawTable
@@ -34,6 +35,7 @@ from flows.manifests import (
 from flows.project import Project, open_project
 from flows.quarantine import apply_decisions, quarantine_rows, read_decisions
 
+ODD = "perennial.data.odd"  # event: a batch stopped, or landed and was odd
 MAX_QUARANTINED = 0.05  # a batch that loses more of its rows than this is not a few bad rows
 
 
@@ -242,7 +244,22 @@ def ingest(project: Project, period: Period) -> list[Manifest]:
             get_run_logger().warning("%s stopped: %s", manifest.batch_id, manifest.reasons)
         elif manifest.warnings and manifest.status == LANDED:
             get_run_logger().warning("%s landed, and is odd: %s", manifest.batch_id, manifest.warnings)
+        if manifest.status == STOPPED or (manifest.warnings and manifest.status == LANDED):
+            _tell_prefect(manifest)
     return manifests
+
+
+def _tell_prefect(manifest: Manifest) -> None:
+    # For automations, such as a notification. What is odd is also kept in the manifest and in the metrics.
+    emit_event(
+        ODD,
+        resource={"prefect.resource.id": f"perennial.table.{manifest.table}"},
+        payload={
+            "batch": manifest.batch_id,
+            "status": manifest.status,
+            "what": manifest.reasons or manifest.warnings,
+        },
+    )
 
 
 @flow(name="hourly-ingest")

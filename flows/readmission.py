@@ -66,7 +66,7 @@ def _decide(project: Project, one: str, who: str, why: str, changes: dict[str, A
     if broken and not waive:
         raise RowRefused(
             f"row {one} of {table.name}",
-            got="; ".join(broken),
+            got=f"broken: {'; '.join(broken)}",
             expected="a row that keeps every rule",
             next_step="Mend it with --set column=value, or let it in as it is with --waive.",
         )

@@ -1,0 +1,1 @@
+"""What `make prove` measures, one module a subject; each yields figures."""
