@@ -14,6 +14,8 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Problem
 from feature_repo.errors import NotEnoughData
+from flows.dataset_inputs import log_inputs
+from flows.lineage import read_model, telling_training
 from flows.package import write_package
 from flows.project import Project
 from flows.training_set import TrainingSet, build_training_set, split_by_time, to_matrix
@@ -40,8 +42,16 @@ def train_candidate(project: Project, until: datetime, reason: str) -> Candidate
 
     Raises NotEnoughData if there are under MIN_ROWS rows to fit on.
     """
-    problem = project.problem
     training = build_training_set(project, until)
+    with telling_training(project, training.snapshot, training.sha256, reason) as run:
+        candidate = _train(project, training, reason)
+        run.outputs.append(read_model(project, candidate.version))
+        run.facts["mlflowRunId"] = candidate.run_id
+    return candidate
+
+
+def _train(project: Project, training: TrainingSet, reason: str) -> Candidate:
+    problem, until = project.problem, training.until
     fitted, holdout = split_by_time(training.rows, problem, HOLDOUT, until)
     if len(fitted) < MIN_ROWS or not len(holdout):
         raise NotEnoughData(
@@ -128,7 +138,6 @@ def _log(
     reason: str,
 ) -> Candidate:
     import mlflow
-    from mlflow.data.code_dataset_source import CodeDatasetSource
 
     from flows.code_version import read_code_version
     from flows.plots import plot_calibration, plot_importance
@@ -153,13 +162,7 @@ def _log(
         mlflow.log_dict(importance, "importance.json")
         mlflow.log_figure(plot_calibration(holdout, problem.target), "calibration.png")
         mlflow.log_figure(plot_importance(importance), "importance.png")
-        dataset = mlflow.data.from_pandas(
-            to_matrix(fitted.head(1_000), problem),
-            source=CodeDatasetSource(tags={"perennial.snapshot": training.snapshot.id}),
-            name=f"{problem.feature_service}, first 1,000 rows",
-            digest=training.sha256[:36],
-        )
-        mlflow.log_input(dataset, context="training", tags={"snapshot": training.snapshot.id})
+        log_inputs(project, training, fitted, holdout)
         with tempfile.TemporaryDirectory() as folder:
             package = Path(folder) / "model"
             write_package(package, problem, estimator, training, fitted, holdout, importance, metrics)
