@@ -98,13 +98,24 @@ class Lake:
         version: int | None = None,
         closed: Closed = "left",
     ) -> pl.DataFrame:
-        """Return the rows whose `by` falls in the period, or all; an empty frame if there is no table."""
+        """Return the rows whose `by` falls in the period, or all; an empty frame if there is no table.
+
+        Raises NotEnoughData if the version's files have been vacuumed.
+        """
         if not self.has(table):
             return pl.DataFrame()
         scan = pl.scan_delta(str(self._path(table)), version=version)
         if period is not None:
             scan = scan.filter(pl.col(by).is_between(period.since, period.until, closed=closed))
-        return scan.collect()
+        try:
+            return scan.collect()
+        except FileNotFoundError as error:
+            raise NotEnoughData(
+                f"version {self.version(table) if version is None else version} of {table}",
+                got=f"a file that is gone: {error}",
+                expected="all of its files",
+                next_step="Retention dropped what nothing needed any more, or the folder was damaged.",
+            ) from error
 
     def has(self, table: str) -> bool:
         """Tell whether the table was ever written."""
@@ -218,10 +229,13 @@ class Lake:
         # A checkpoint first, so that opening the table does not read every commit there ever was.
         delta.create_checkpoint()
         asked = {"retention_hours": hours, "enforce_retention_duration": False, "keep_versions": kept}
-        if not delta.vacuum(**asked, full=True, dry_run=True):
-            return 0  # a vacuum that finds nothing would commit all the same
-        with _committing(table):
-            return len(delta.vacuum(**asked, full=True, dry_run=False))
+        # It names files that an earlier vacuum deleted as well, and would commit for those alone.
+        listed = delta.vacuum(**asked, full=True, dry_run=True)
+        there = [file for file in listed if (self._path(table) / file).is_file()]
+        if there:
+            with _committing(table):
+                delta.vacuum(**asked, full=True, dry_run=False)
+        return len(there)
 
     @contextmanager
     def writer(self, what: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from feature_repo.contract import Problem
+from feature_repo.lake import content_hash
 from flows.training_set import TrainingSet, to_matrix
 
 SELF_TEST_ROWS = 20
@@ -49,6 +50,8 @@ def write_package(
         ),
     )
     base_rate = _rate(fitted, problem)
+    reference = _sample_reference(holdout, problem)
+    origin = {"snapshot": training.snapshot.id, "training_set_sha256": training.sha256}
     contract = {
         "problem": problem.name,
         "feature_service": problem.feature_service,
@@ -56,7 +59,9 @@ def write_package(
         "base_rate": base_rate,
         "trained_until": fitted[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
         "metrics": dict(metrics),
-        "snapshot": training.snapshot.id,
+        **origin,
+        "until": training.until.isoformat(),
+        "reference": {"rows": len(reference), "sha256": content_hash(reference), **origin},
     }
     _write(folder / "contract.json", contract)
     _write(
@@ -64,10 +69,15 @@ def write_package(
         {"by": problem.rule_by, "rates": _rates(fitted, problem), "base_rate": base_rate},
     )
     _write(folder / "selftest.json", _self_test(holdout, problem))
+    told = {f"perennial.{key}": value for key, value in origin.items()}
+    reference.write_parquet(folder / "reference.parquet", metadata=told)
+
+
+def _sample_reference(holdout: pl.DataFrame, problem: Problem) -> pl.DataFrame:
     # A systematic sample keeps the season: every n-th row in time order.
     step = max(1, -(-len(holdout) // REFERENCE_ROWS))
     names = [problem.decided_at, *problem.feature_names, problem.target, "score"]
-    holdout.select(names).gather_every(step).write_parquet(folder / "reference.parquet")
+    return holdout.select(names).gather_every(step)
 
 
 def _describe(
