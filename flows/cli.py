@@ -22,6 +22,7 @@ from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
+from flows.cli_replay import compact, replay_app
 
 if TYPE_CHECKING:
     from flows.stack import Stack
@@ -51,7 +52,9 @@ app = typer.Typer(
     "Then: `perennial up`, and open the addresses that it prints.",
 )
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(replay_app, name="replay")
 app.command()(quality)
+app.command()(compact)
 console = Console()
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]

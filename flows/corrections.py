@@ -17,10 +17,11 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period
-from flows.features import STAMP, compute_features
+from flows.features import STAMP, refresh_online, write_features
 from flows.ingest import Batch, take_in
 from flows.label import TABLE as LABELS
 from flows.label import label_period
+from flows.lineage import emit_ingest
 from flows.manifests import LANDED, Manifest, landed_batches, read_manifests, record_manifests
 from flows.project import Project, open_project
 
@@ -50,8 +51,6 @@ def restate_period(project: Project, period: Period) -> list[Manifest]:
 
 def follow_corrections(project: Project) -> Followed:
     """Bring features, online store and labels after every restated batch that they have not seen."""
-    from flows.features import refresh_online
-
     with project.lake.writer("following corrections"):
         known = read_manifests(project.lake)
         pending = [m for t in project.problem.raw for m in landed_batches(known, t.name) if not m.followed]
@@ -94,9 +93,7 @@ def _recompute(project: Project, pending: Sequence[Manifest]) -> dict[str, int]:
         until = min(max(m.until for m in touching) + table.lookback, built)
         if since < until:
             stretch = Period(since, until)
-            frame = compute_features(project, table, stretch)
-            project.lake.replace(table.name, frame, stretch, STAMP, closed="right")
-            counts[table.name] = len(frame)
+            counts[table.name] = len(write_features(project, table, stretch))
     return counts
 
 
@@ -132,6 +129,7 @@ def correct(project: Project, period: Period) -> tuple[list[Manifest], Followed]
 
     told = restate_period(project, period)
     followed = follow_corrections(project)
+    emit_ingest(project, told)
     if told or followed.batches:
         publish_table("corrections", describe(told), "Batches that the source restated, and what changed")
     return told, followed

@@ -52,7 +52,7 @@ def read_newest(known: pl.DataFrame, table: RawTable) -> dict[str, Any]:
     emptiest = sorted(nulls.items(), key=lambda pair: -pair[1])[:3]
     return {
         "table": table.name,
-        "until": f"{series['until'].max():%Y-%m-%d %H:%M}" if len(series) else "never",
+        "until": str(series["until"].max())[:16] if len(series) else "never",
         "rows": int(measures.get("rows", 0)),
         "quarantined": f"{measures.get('quarantined_share', 0):.1%}",
         "duplicates": int(measures.get("duplicates", 0)),

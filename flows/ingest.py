@@ -21,6 +21,7 @@ from expectations.runner import Failure, Report, validate
 from feature_repo.contract import Delivery, Period, RawTable
 from feature_repo.lake import content_hash, write_atomically
 from flows.changes import find_changes
+from flows.lineage import emit_ingest
 from flows.manifests import (
     LANDED,
     STOPPED,
@@ -239,6 +240,7 @@ def _unchanged(known: pl.DataFrame, table: str, period: Period) -> Manifest:
 def ingest(project: Project, period: Period) -> list[Manifest]:
     """Land the period's batches; a stopped one is a warning here and a line in the artifact."""
     manifests = ingest_period(project, period)
+    emit_ingest(project, manifests)
     for manifest in manifests:
         if manifest.status == STOPPED:
             get_run_logger().warning("%s stopped: %s", manifest.batch_id, manifest.reasons)

@@ -13,6 +13,7 @@ from flows.data_quality import publish_quality
 from flows.features import build, build_features, find_unbuilt, materialize, materialize_period
 from flows.ingest import ingest, ingest_period, landed_until
 from flows.label import label
+from flows.lineage import emit_features, emit_ingest, emit_label, emit_monitor
 from flows.manifests import STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
 from flows.project import Project, open_project
@@ -34,6 +35,7 @@ def daily_loop(day: date | None = None) -> dict[str, Any]:
     manifests = ingest(project, period)
     unbuilt = find_unbuilt(project, period)
     materialize(project, build(project, unbuilt), unbuilt)
+    emit_features(project, unbuilt)
     publish_manifests("daily-loop", manifests, project.settings)
     publish_quality(project)
     return {"day": str(period), **close_day(project, period)}
@@ -42,6 +44,7 @@ def daily_loop(day: date | None = None) -> dict[str, Any]:
 def close_day(project: Project, period: Period) -> dict[str, Any]:
     """Join the outcomes that the day brought, and judge every window that is complete by its end."""
     counts = label(project.lake, project.journal, project.problem, period)
+    emit_label(project, period)
     publish_table("labels", [counts], "Outcomes that became known, and what became of each")
     reconcile_previous(project)
     champion = project.registry.aliases().get("champion")
@@ -57,6 +60,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
         version=str(champion),
         until=period.until,
     )
+    emit_monitor(project, champion, [verdict.window for verdict in findings.verdicts])
     return {"labels": counts, "retrain_asked": findings.asked}
 
 
@@ -76,9 +80,12 @@ def backfill_days(project: Project, since: date, until: date, progress: Progress
     manifests = []
     for done, day in enumerate(days):
         progress(done, len(days))
-        manifests += ingest_period(project, project.day(day))
+        landed = ingest_period(project, project.day(day))
+        emit_ingest(project, landed)
+        manifests += landed
     if days:
         stretch = Period(project.day(days[0]).since, project.day(days[-1]).until)
         materialize_period(project, build_features(project, stretch), stretch)
+        emit_features(project, stretch)
         progress(len(days), len(days))
     return manifests
