@@ -1,12 +1,16 @@
 """The vocabulary of a suite: rules in plain words, each naming the Great Expectations class it becomes.
 
 A row rule judges each row; a broken one sends the row to quarantine. A batch rule judges the batch as a
-whole; a broken one stops it. A rule that only warns is told and counted, and keeps nothing back.
+whole, by a measure of its profile (`expectations.profile`); a broken one stops it. A rule that only warns
+is told and counted, and keeps nothing back.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
+
+Severity = Literal["critical", "warning"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,13 @@ class Rule:
     expect: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scope: Literal["row", "batch"] = "row"
-    severity: Literal["critical", "warning"] = "critical"
+    severity: Severity = "critical"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the rule looks at; of a batch rule, its measure."""
+        names = [self.arguments[key] for key in ("column", "column_A", "column_B") if key in self.arguments]
+        return tuple(dict.fromkeys([*names, *self.arguments.get("column_list", ())]))
 
 
 def present(*columns: str) -> list[Rule]:
@@ -61,21 +71,61 @@ def equal(a: str, b: str, words: str) -> Rule:
     return Rule(words, "ExpectColumnPairValuesToBeEqual", {"column_A": a, "column_B": b})
 
 
+def greater(a: str, b: str, words: str, *, or_equal: bool = True) -> Rule:
+    """Column `a` is above `b` in each row that has both; `words` say why it must be."""
+    arguments = {"column_A": a, "column_B": b, "or_equal": or_equal}
+    return Rule(
+        words,
+        "ExpectColumnPairValuesAToBeGreaterThanB",
+        {**arguments, "ignore_row_if": "either_value_is_missing"},
+    )
+
+
 def row_count(low: int, high: int) -> Rule:
     """The batch has this many rows."""
-    arguments = {"min_value": low, "max_value": high}
-    return Rule(f"between {low} and {high} rows", "ExpectTableRowCountToBeBetween", arguments, "batch")
+    return _measure(f"between {low} and {high} rows", "rows", low, high)
 
 
-def newest(column: str, since: Any, until: Any) -> Rule:
+def newest(column: str, since: datetime, until: datetime) -> Rule:
     """The newest value of an instant lies in [since, until]: the batch is fresh and none is ahead."""
     name = f"newest {column} is from {since:%Y-%m-%d %H:%M} to {until:%Y-%m-%d %H:%M}"
-    arguments = {"column": column, "min_value": since, "max_value": until}
-    return Rule(name, "ExpectColumnMaxToBeBetween", arguments, "batch")
+    return _measure(name, f"{column}.newest", since.timestamp(), until.timestamp())
 
 
 def share_present(column: str, share: float) -> Rule:
     """At least this share of the rows has a value."""
-    arguments = {"column": column, "min_value": share}
     name = f"{column} is present in {share:.0%} of rows or more"
-    return Rule(name, "ExpectColumnProportionOfNonNullValuesToBeBetween", arguments, "batch")
+    return _measure(name, f"{column}.null_share", None, 1 - share)
+
+
+def measured(
+    measure: str, low: float | None, high: float | None, words: str, *, severity: Severity = "critical"
+) -> Rule:
+    """A measure of the batch's profile lies in [low, high]; `words` say where the limits come from."""
+    usual = "is usually" if severity == "warning" else "is"
+    if low is None or high is None:
+        limits = f"at most {high:.4g}" if low is None else f"at least {low:.4g}"
+    else:
+        limits = f"between {low:.4g} and {high:.4g}"
+    return _measure(f"{measure} {usual} {limits}, {words}", measure, low, high, severity)
+
+
+def _measure(
+    name: str, measure: str, low: float | None, high: float | None, severity: Severity = "critical"
+) -> Rule:
+    arguments = {"column": measure, "min_value": low, "max_value": high}
+    kept = {key: value for key, value in arguments.items() if value is not None}
+    return Rule(name, "ExpectColumnValuesToBeBetween", kept, "batch", severity)
+
+
+def _limit(name: str, above: str, below: str, severity: Severity) -> Rule:
+    return replace(greater(above, below, name), scope="batch", severity=severity)
+
+
+# What is asked of a table of limits, a row a measure, however many limits there are.
+LIMITS = (
+    _limit("no measure is far below the batch's own past", "value", "stop_low", "critical"),
+    _limit("no measure is far above the batch's own past", "stop_high", "value", "critical"),
+    _limit("no measure is below what is usual", "value", "warn_low", "warning"),
+    _limit("no measure is above what is usual", "warn_high", "value", "warning"),
+)

@@ -1,58 +1,31 @@
-"""The only caller of Great Expectations: run(frame, suite) -> a report with the failing rows."""
+"""The only caller of Great Expectations: validate(batch) -> a report with the failing rows.
+
+Rules on rows are judged over the rows, rules on the batch over its profile, which is computed once. Rules
+from the batch's own past are limits on measures of that profile, a row a measure.
+"""
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import polars as pl
 
-from expectations.rules import Rule
+from expectations.history import rules_from_history
+from expectations.parts import ROW, Sight, see, split
+from expectations.profile import as_row, count_duplicates, is_measure, profile_batch, show
+from expectations.report import Failure, Report, Verdict, merge_parts
+from expectations.rules import LIMITS, Rule
+from expectations.schema import check_schema
 from feature_repo.contract import Period, RawTable
 
-
-@dataclass(frozen=True)
-class Failure:
-    """A rule that did not hold; `rows` are positions in the frame, none for a batch rule."""
-
-    rule: str
-    scope: str
-    observed: str
-    rows: tuple[int, ...] = ()
-    severity: str = "critical"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What validation found in one batch."""
-
-    failures: tuple[Failure, ...]
-    rules_run: int
-    profile: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def stops(self) -> tuple[Failure, ...]:
-        """Failures that concern the batch as a whole."""
-        return tuple(f for f in self.failures if f.scope == "batch" and f.severity == "critical")
-
-    @property
-    def warnings(self) -> tuple[Failure, ...]:
-        """Failures that are told and keep nothing back."""
-        return tuple(failure for failure in self.failures if failure.severity == "warning")
-
-    def broken_rules(self) -> dict[int, list[str]]:
-        """Return, for each failing row's position, the rules that it broke."""
-        broken: dict[int, list[str]] = {}
-        for failure in self.failures:
-            for row in failure.rows if failure.severity == "critical" else ():
-                broken.setdefault(row, []).append(failure.rule)
-        return broken
+__all__ = ["Failure", "Report", "check_schema", "judge", "validate"]
 
 
 def validate(
-    frame: pl.DataFrame,
+    frame: pl.DataFrame | pl.LazyFrame,
     table: RawTable,
     period: Period,
     *,
@@ -64,83 +37,138 @@ def validate(
     """Judge one batch: its schema first, then every rule.
 
     history   measures of the table's earlier batches: batch_id, since, until, measure, value
+
+    A LazyFrame (files on disk, say) is judged in bounded memory, see `expectations.parts`.
     """
     schema = check_schema(frame, table)
-    if schema.failures:
+    if schema.stops:
         return schema
-    return replace(run(add_columns(frame), rules), profile={"rows": float(len(frame))})
+    on_profile = [rule for rule in rules if rule.scope == "batch" and is_measure(rule.columns[0], table)]
+    on_rows = [rule for rule in rules if rule not in on_profile]
+    duplicates, parts = 0, []
+    for part in split(frame, table.key, add_columns):
+        duplicates += count_duplicates(part.lazy(), table)
+        parts.append(judge(part, on_rows))
+    profile = profile_batch(frame, table, period, duplicates=duplicates)
+    past = rules_from_history(table, history, period, time_zone)
+    verdicts = (*merge_parts(parts), *_judge_profile(profile, on_profile), *_judge_limits(profile, past))
+    found = [failure for verdict in verdicts for failure in verdict.failures]
+    asked = schema.rules_run + len(rules) + len(past)
+    return Report((*schema.failures, *found), asked, profile, verdicts)
 
 
-def check_schema(frame: pl.DataFrame, table: RawTable) -> Report:
-    """Compare column names and types with the table's; order does not matter."""
-    failures = []
-    expected = {name: pl.DataFrame(schema={name: kind}).dtypes[0] for name, kind in table.schema.items()}
-    for name, kind in expected.items():
-        if name not in frame.columns:
-            failures.append(Failure(f"column {name} exists", "batch", "missing"))
-        elif frame[name].dtype != kind:
-            failures.append(Failure(f"column {name} is {kind}", "batch", f"is {frame[name].dtype}"))
-    unknown = [name for name in frame.columns if name not in expected]
-    failures += [Failure("no unknown column", "batch", f"column {name}") for name in unknown]
-    return Report(tuple(failures), len(expected))
+def judge(frame: pl.DataFrame, rules: Sequence[Rule]) -> list[Verdict]:
+    """Return what Great Expectations says of each rule on the rows of a frame.
 
-
-def run(frame: pl.DataFrame, suite: Sequence[Rule]) -> Report:
-    """Run every rule of the suite over the frame.
-
-    All rules are asked for yes or no; only those that failed are run again for the failing rows, which
-    costs Great Expectations twice the time.
+    `expectations.parts` says what it gets to see of a large one. A column ROW tells the rows' positions.
     """
+    verdicts: dict[int, Verdict] = {}
+    for sight in see(frame, rules):
+        results = _ask(sight.frame, sight.rules)
+        for rule, result in zip(sight.rules, results, strict=True):
+            verdicts[id(rule)] = Verdict(rule, tuple(_read_rows(rule, result, sight, frame)), result)
+    return [verdicts[id(rule)] for rule in rules]
+
+
+def _read_rows(rule: Rule, result: Any, sight: Sight, frame: pl.DataFrame) -> Iterator[Failure]:
+    if error := _error(result):
+        yield Failure(rule.name, "batch", error)
+    elif rule.scope == "batch":
+        if not result.success:
+            yield _fail(rule, str((result.result or {}).get("observed_value")))
+    elif rows := sight.find_rows(rule, (result.result or {}).get("unexpected_index_list") or (), frame):
+        shown = frame.select(c for c in rule.columns if c in frame.columns)[list(rows[:5])]
+        observed = ", ".join(str(v[0] if len(v) == 1 else v) for v in shown.iter_rows())
+        places = frame[ROW].gather(list(rows)).to_list() if ROW in frame.columns else rows
+        yield replace(_fail(rule, observed), rows=tuple(places))
+
+
+def _judge_profile(profile: Mapping[str, float], rules: Sequence[Rule]) -> list[Verdict]:
+    """Judge rules that each name a measure, over the profile as a frame of one row."""
+    # Great Expectations passes what is missing; here a measure that could not be taken has not passed.
+    missing = [rule for rule in rules if rule.columns[0] not in profile]
+    verdicts = [Verdict(rule, (_fail(rule, "could not be computed: no values"),)) for rule in missing]
+    known = [rule for rule in rules if rule not in missing]
+    for rule, result in zip(known, _ask(as_row(profile), known), strict=True):
+        told = _error(result) or show(rule.columns[0], profile[rule.columns[0]])
+        verdicts.append(Verdict(rule, () if result.success else (_fail(rule, told),), result))
+    return verdicts
+
+
+def _judge_limits(profile: Mapping[str, float], past: Sequence[Rule]) -> list[Verdict]:
+    """Judge many limits at once: a row a measure, a column a kind of limit.
+
+    A measure that this batch lacks passes: that its column is empty shows in its null share.
+    """
+    limits = limit_table(profile, past)
+    if not len(limits):
+        return []
+    names = {(rule.columns[0], rule.severity): rule for rule in past}
+    verdicts, stopped = [], set[str]()
+    for rule, result in zip(LIMITS, _ask(limits, LIMITS), strict=True):
+        if error := _error(result):
+            verdicts.append(Verdict(rule, (Failure(rule.name, "batch", error),), result))
+            continue
+        found = limits["measure"].gather((result.result or {}).get("unexpected_index_list") or []).to_list()
+        # What stops a batch need not be told a second time.
+        told = [measure for measure in found if measure not in stopped]
+        stopped |= set(found) if rule.severity == "critical" else set()
+        broken = (_fail(names[m, rule.severity], show(m, profile[m])) for m in told)
+        verdicts.append(Verdict(rule, tuple(broken), result))
+    return verdicts
+
+
+def limit_table(profile: Mapping[str, float], past: Sequence[Rule]) -> pl.DataFrame:
+    """Return limits by measure: measure, value, stop_low, stop_high, warn_low, warn_high."""
+    rows: dict[str, dict[str, Any]] = {}
+    for rule in past:
+        measure, kind = rule.columns[0], "stop" if rule.severity == "critical" else "warn"
+        if measure in profile:
+            row = rows.setdefault(measure, {"measure": measure, "value": profile[measure]})
+            row[f"{kind}_low"] = rule.arguments.get("min_value")
+            row[f"{kind}_high"] = rule.arguments.get("max_value")
+    numbers = ("value", "stop_low", "stop_high", "warn_low", "warn_high")
+    schema = {"measure": pl.String(), **dict.fromkeys(numbers, pl.Float64())}
+    return pl.DataFrame(list(rows.values()), schema=schema)
+
+
+def _fail(rule: Rule, observed: str) -> Failure:
+    return Failure(rule.name, rule.scope, observed, severity=rule.severity)
+
+
+def _ask(frame: pl.DataFrame, rules: Sequence[Rule]) -> list[Any]:
+    """Ask all rules for yes or no, then those that failed for details, which take twice the time."""
+    if not rules:
+        return []
     pandas = frame.to_pandas()
-    first = _validate(pandas, suite, "BOOLEAN_ONLY")
-    failed = [rule for rule, result in zip(suite, first, strict=True) if not result.success]
-    details = _validate(pandas, failed, "COMPLETE") if failed else []
-    found = [_read(rule, result) for rule, result in zip(failed, details, strict=True)]
-    return Report(tuple(failure for failure in found if failure is not None), len(suite))
+    results = _run(pandas, rules, "BOOLEAN_ONLY")
+    failed = [i for i, result in enumerate(results) if not result.success]
+    details = _run(pandas, [rules[i] for i in failed], "COMPLETE") if failed else []
+    told = dict(zip(failed, details, strict=True))
+    return [told.get(i, result) for i, result in enumerate(results)]
 
 
-def _validate(frame: Any, suite: Sequence[Rule], result_format: str) -> list[Any]:
+def _run(frame: Any, rules: Sequence[Rule], result_format: str) -> list[Any]:
     import great_expectations as gx
 
-    expectations = [getattr(gx.expectations, rule.expect)(**rule.arguments) for rule in suite]
-    result = (
-        _batch_definition()
-        .get_batch({"dataframe": frame})
-        .validate(
-            gx.ExpectationSuite(name="batch", expectations=expectations),
-            result_format={"result_format": result_format},
-        )
-    )
-    # Results may come in another order than the rules went in: each is matched by what it says.
-    found = {_identity(r.expectation_config.type, r.expectation_config.kwargs): r for r in result.results}
-    return [found[_identity(e.configuration.type, e.configuration.kwargs)] for e in expectations]
+    expectations = [
+        getattr(gx.expectations, rule.expect)(**rule.arguments, description=rule.name, meta={"rule": i})
+        for i, rule in enumerate(rules)
+    ]
+    suite = gx.ExpectationSuite(name="batch", expectations=expectations)
+    batch = _batch_definition().get_batch({"dataframe": frame})
+    result = batch.validate(suite, result_format={"result_format": result_format})
+    # Results may come in another order than the rules went in.
+    return sorted(result.results, key=lambda r: r.expectation_config.meta["rule"])
 
 
-def _read(rule: Rule, result: Any) -> Failure | None:
-    raised = [i for i in _exceptions(result.exception_info) if i.get("raised_exception")]
-    if raised:
-        # An expectation that could not be computed has not passed.
-        return Failure(rule.name, "batch", f"could not be computed: {raised[0].get('exception_message')}")
-    details = result.result or {}
-    rows = tuple(sorted(set(details.get("unexpected_index_list") or ())))
-    if rule.scope == "row":
-        observed = ", ".join(str(v) for v in (details.get("partial_unexpected_list") or [])[:5])
-        return Failure(rule.name, "row", observed, rows) if rows else None
-    if result.success:
-        return None
-    return Failure(rule.name, "batch", str(details.get("observed_value")))
-
-
-def _exceptions(info: Any) -> list[dict[str, Any]]:
+def _error(result: Any) -> str | None:
+    """Return why an expectation could not be computed; one that could not has not passed."""
+    info = result.exception_info
     # One exception comes as itself, several as a mapping from metric to exception.
-    if not info:
-        return []
-    return [info] if "raised_exception" in info else [i for i in info.values() if isinstance(i, dict)]
-
-
-def _identity(kind: str, arguments: Any) -> str:
-    kept = {k: v for k, v in dict(arguments).items() if v is not None and k != "batch_id"}
-    return f"{kind} {sorted((k, str(v)) for k, v in kept.items())}"
+    told = [info] if info and "raised_exception" in info else list((info or {}).values())
+    raised = [i for i in told if isinstance(i, dict) and i.get("raised_exception")]
+    return f"could not be computed: {raised[0].get('exception_message')}" if raised else None
 
 
 @lru_cache(maxsize=1)
