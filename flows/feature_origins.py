@@ -72,8 +72,8 @@ class FeatureRow:
 def find_feature_rows(project: Project, prediction: Prediction) -> list[FeatureRow]:
     """Return the row of each feature table that the answer's values came from.
 
-    What the log of online writes says was online then; without one, the newest that was fresh enough at
-    the decision, as the table is now.
+    What the log of online writes says was online then. Without one, or if that explains no value, the
+    newest row that was fresh enough at the decision, as the table is now.
     """
     answered = json.loads(prediction.features)
     keys = {**json.loads(prediction.request), **answered}
@@ -84,10 +84,12 @@ def find_feature_rows(project: Project, prediction: Prediction) -> list[FeatureR
         asked = {**{key: keys.get(key) for key in table.keys}, project.problem.decided_at: decided}
         told = {name: answered.get(name) for name in table.features}
         held = _find_online(past, table, asked, told, at)
-        if held is None or held.values is None:
-            held, logged = _find_as_of(project, table, asked, decided), False
-        else:
-            logged = True
+        usable = held is not None and 0 <= decided.timestamp() - held.stamp <= table.ttl.total_seconds()
+        logged = usable or (held is not None and all(value is None for value in told.values()))
+        if held is None or not logged:
+            held = _find_as_of(project, table, asked, decided)
+        elif not usable:
+            held = PastRow(table.name, held.version)  # what was online was expired, and not used
         found.append(_to_feature_row(table, held, asked, decided, told, logged))
     return found
 

@@ -12,17 +12,15 @@ from datetime import datetime
 import polars as pl
 
 from feature_repo.contract import FeatureTable, Period
+from feature_repo.materializations import Materializations
 from flows.label import as_instant
 from flows.project import Project
 from flows.trace import PREDICTIONS
 from services.journal import BUSY_SECONDS, format_instant
 
 STAMP = "event_timestamp"
-ANSWER = {
-    "prediction_id": pl.String(),
-    "requested_at": pl.Datetime("us", "UTC"),
-    "model_version": pl.String(),
-}
+INSTANT = pl.Datetime("us", "UTC")
+ANSWER = {"prediction_id": pl.String(), "requested_at": INSTANT, "model_version": pl.String()}
 CHUNK = 50_000  # answers read at a time
 
 
@@ -38,10 +36,10 @@ class TouchedAnswers:
 
 
 def find_answers(project: Project, frames: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Return id, instant and model version of the answers that used a touched tick, oldest first.
+    """Return id, instant and model version of the answers that used a touched tick.
 
-    `frames`: by feature table, its keys and ticks, and whether each was `touched`. Whoever answered used
-    the newest tick that was fresh enough at the decision.
+    `frames`: by feature table, its keys and ticks, and whether each was `touched`. An answer used the newest
+    tick at its decision that was online when it was given, unless it was too old.
     """
     touched = {name: frame for name, frame in frames.items() if frame["touched"].any()}
     found = [pl.DataFrame(schema=ANSWER)]
@@ -50,7 +48,9 @@ def find_answers(project: Project, frames: Mapping[str, pl.DataFrame]) -> pl.Dat
         spans = [_span(table, touched[table.name]) for table in tables]
         asked = Period(min(span.since for span in spans), max(span.until for span in spans))
         keys = sorted({key for table in tables for key in table.keys})
-        for answers in _read_answers(project, asked, keys):
+        online = _read_online_until(project)
+        for read in _read_answers(project, asked, keys):
+            answers = _limit_to_online(read, online)
             used = pl.DataFrame([_uses(answers, table, touched[table.name]) for table in tables])
             found.append(answers.filter(used.select(pl.any_horizontal(pl.all())).to_series()).select(*ANSWER))
     return pl.concat(found)
@@ -95,17 +95,34 @@ def _span(table: FeatureTable, frame: pl.DataFrame) -> Period:
 
 
 def _uses(answers: pl.DataFrame, table: FeatureTable, frame: pl.DataFrame) -> pl.Series:
-    """Return for each answer, sorted by instant, whether the tick that it used was touched."""
+    """Return for each answer, sorted by `used_at`, whether the tick that it used was touched."""
     joined = answers.join_asof(
-        frame,
-        left_on="requested_at",
-        right_on=STAMP,
+        frame.select(*table.keys, "touched", _tick=STAMP, used_at=STAMP),
+        on="used_at",
         by=list(table.keys),
         strategy="backward",
-        tolerance=table.ttl,
         check_sortedness=False,
     )
-    return joined["touched"].fill_null(value=False).alias(table.name)
+    fresh = pl.col("requested_at") - pl.col("_tick") <= table.ttl
+    return joined.select((pl.col("touched") & fresh).fill_null(value=False).alias(table.name)).to_series()
+
+
+def _read_online_until(project: Project) -> pl.DataFrame:
+    """Return up to which tick the online store was filled, by the wall-clock time of each write's end."""
+    log = Materializations(project.settings.home / "feast").read()
+    rows = [(write.ended_at, write.until) for write in log if write.ended_at]
+    frame = pl.DataFrame(rows, schema={"received_at": INSTANT, "online_until": INSTANT}, orient="row")
+    return frame.sort("received_at").with_columns(pl.col("online_until").cum_max())
+
+
+def _limit_to_online(answers: pl.DataFrame, online: pl.DataFrame) -> pl.DataFrame:
+    """Add `used_at`, up to when an answer can have used ticks, and sort by it.
+
+    The instant of its decision, or of what was online when it was given, if ingest was behind. Where no log
+    tells, the decision.
+    """
+    known = answers.sort("received_at").join_asof(online, on="received_at", strategy="backward")
+    return known.with_columns(used_at=pl.min_horizontal("requested_at", "online_until")).sort("used_at")
 
 
 def _read_answers(project: Project, asked: Period, keys: Sequence[str]) -> Iterator[pl.DataFrame]:
@@ -115,12 +132,14 @@ def _read_answers(project: Project, asked: Period, keys: Sequence[str]) -> Itera
         return
     # The request mostly names the keys, and is a tenth as long as the features; those know the rest.
     one = "CAST(coalesce(json_extract(request, '$.\"{0}\"'), json_extract(features, '$.\"{0}\"')) AS TEXT)"
-    names = ", ".join(["prediction_id", "requested_at", "model_version", *(one.format(key) for key in keys)])
+    columns = ("prediction_id", "requested_at", "received_at", "model_version")
+    names = ", ".join([*columns, *(one.format(key) for key in keys)])
     within = "requested_at >= ? AND requested_at <= ?"
     query = f"SELECT {names} FROM predictions WHERE {within} ORDER BY requested_at"  # noqa: S608
     bounds = (format_instant(asked.since), format_instant(asked.until))
-    schema = dict.fromkeys(("prediction_id", "requested_at", "model_version", *keys), pl.String)
+    schema = dict.fromkeys((*columns, *keys), pl.String)
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         cursor = connection.execute(query, bounds)
         while rows := cursor.fetchmany(CHUNK):
-            yield as_instant(pl.DataFrame(rows, schema=schema, orient="row"), "requested_at")
+            read = pl.DataFrame(rows, schema=schema, orient="row")
+            yield as_instant(read, "requested_at", "received_at")

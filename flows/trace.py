@@ -16,8 +16,6 @@ from flows.feature_origins import FeatureRow, add_sources, find_feature_rows
 from flows.project import Project
 from services.journal import Prediction
 
-STAMP = "event_timestamp"
-SHOWN_ROWS = 5
 PREDICTIONS = Path("journal") / "journal.db"
 
 

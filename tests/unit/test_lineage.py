@@ -57,11 +57,14 @@ def rebuild(told: dict):
         if kind is facets.data_quality_metrics_dataset.DataQualityMetricsDatasetFacet:
             column = facets.data_quality_metrics_dataset.ColumnMetrics
             given["columnMetrics"] = {name: column(**m) for name, m in given["columnMetrics"].items()}
+        if kind is facets.tags_run.TagsRunFacet:
+            given["tags"] = [facets.tags_run.TagsRunFacetFields(**tag) for tag in given["tags"]]
         if kind is RunFacet:
             return RunFacet(producer=values["_producer"]).with_additional_properties(**given)
         return kind(**given, producer=values["_producer"])
 
     kinds = {
+        "tags": facets.tags_run.TagsRunFacet,
         "nominalTime": facets.nominal_time_run.NominalTimeRunFacet,
         "perennial": RunFacet,
         "errorMessage": facets.error_message_run.ErrorMessageRunFacet,
