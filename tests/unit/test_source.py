@@ -17,9 +17,12 @@ JANUARY = Period(datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 8, tzinfo=U
 
 def bundled(table: str) -> pl.DataFrame:
     """Return the first rows of the bundled file of a table."""
-    from feature_repo.source import _bundled, _read_file
+    from feature_repo.files import read_file
+    from feature_repo.source import _bundled
 
-    return _read_file(_bundled(table), COLUMNS[table]).frame.filter((pl.col("month") == 1) & (pl.col("day") < 8))
+    return read_file(_bundled(table), COLUMNS[table]).frame.filter(
+        (pl.col("month") == 1) & (pl.col("day") < 8)
+    )
 
 
 def test_every_flight_of_the_year_comes_once_with_an_outcome() -> None:
