@@ -52,6 +52,7 @@ def _schedule() -> list[Rule]:
         rules.between("hour", 0, 23),
         rules.between("minute", 0, 59),
         *(rules.between("sched_dep_time", 0, 2359), rules.between("sched_arr_time", 0, 2400)),
+        within("_minute", 0, 59, "clock times have minutes below 60"),
         rules.equal("sched_dep_time", "_hour_minute", "timetable time is its hour and minute"),
         rules.equal("sched_dep_time", "_local_time", "timetable time is the departure instant in New York"),
         within("_days_off", 0, 0, "timetable day is the departure instant's day in New York"),
@@ -77,6 +78,7 @@ def _departures() -> list[Rule]:
         rules.like("tailnum", "^[A-Z0-9]{3,7}$", "an aircraft's registration"),
         rules.between("dep_delay", *DEP_DELAYS),
         rules.between("dep_time", 1, 2400),
+        within("_minute", 0, 59, "clock times have minutes below 60"),
         *_planned(),
         within("_clock_off", 0, 0, "departure time is the timetable's plus the delay"),
     ]
@@ -103,6 +105,7 @@ def _arrivals() -> list[Rule]:
         rules.between("arr_delay", -180, 2000),
         rules.between("arr_time", 1, 2400),
         rules.between("air_time", *AIR_TIMES),
+        within("_minute", 0, 59, "clock times have minutes below 60"),
         *_planned(),
         holds("_status_fits", "status agrees with what is filled in"),
         holds("_late_fits", "late is an arrival delay of 15 minutes or more"),
@@ -146,6 +149,7 @@ def _weather() -> list[Rule]:
 def _weather_days() -> list[Rule]:
     return [
         at_most("_humid_error", 2, "humidity is that of temperature and dew point for most hours"),
+        at_most("_repeated", 0.5, "readings are not yesterday's again"),
         at_least("_fewest_values", 2, "no sensor tells one value all day"),
         at_least("_flights_covered", 0.6, "60% of the departures have weather for their hour"),
     ]
