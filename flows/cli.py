@@ -23,6 +23,7 @@ from feature_repo.settings import Settings, load_settings
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
+from flows.cli_trace import trace
 
 if TYPE_CHECKING:
     from flows.stack import Stack
@@ -55,6 +56,7 @@ app.add_typer(quarantine, name="quarantine")
 app.add_typer(replay_app, name="replay")
 app.command()(quality)
 app.command()(compact)
+app.command()(trace)
 console = Console()
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]

@@ -92,6 +92,12 @@ PLANS = (
         "flows.corrections:restate",
         "Asks the source again for days that have landed; what it corrected lands, and what follows of it.",
     ),
+    Plan(
+        "upkeep",
+        "flows.upkeep:upkeep",
+        "Makes few large files of many small ones in the lake; deletes versions that nothing needs.",
+        cron="0 3 * * 0",
+    ),
     Plan("rollback", "flows.release:rollback", "Makes the previous model version the champion again."),
     Plan("promote", "flows.release:promote", "Makes a model version of your choice the champion."),
 )
