@@ -52,12 +52,8 @@ app = typer.Typer(
     epilog="First time: `perennial demo` shows the whole loop on real flights. "
     "Then: `perennial up`, and open the addresses that it prints.",
 )
-app.add_typer(quarantine, name="quarantine")
-app.add_typer(replay_app, name="replay")
-app.command()(quality)
-app.command()(compact)
-app.command()(trace)
 console = Console()
+DATA = "Commands that question the data"
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]
 
@@ -251,7 +247,7 @@ def train(
     _run_flow(ctx.obj, "flows.retrain:retrain", until=moment, reason=reason)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def restate(
     ctx: typer.Context,
     since: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First day.")],
@@ -282,6 +278,13 @@ def example(ctx: typer.Context) -> None:
     from flows.demo import example_request
 
     print(json.dumps(example_request(ctx.obj), indent=1))
+
+
+app.command(rich_help_panel=DATA)(quality)
+app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
+app.command(rich_help_panel=DATA)(trace)
+app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
+app.command(rich_help_panel=DATA)(compact)
 
 
 def _run_flow(settings: Settings, entry: str, **parameters: object) -> None:
