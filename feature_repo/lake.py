@@ -29,7 +29,8 @@ CONFIGURATION: Mapping[str, str | None] = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.checkpointInterval": "50",
 }
-PACKED = WriterProperties(compression="ZSTD")
+# Row groups of about ten weeks of flights: a month is read from a year's one file as fast as from many.
+PACKED = WriterProperties(compression="ZSTD", max_row_group_size=65_536)
 SMALL_FILES = 16  # so many files of a table are worth rewriting as one
 COMMIT = re.compile(r"(\d{20})\.json")
 
