@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from flows.trace import ModelOrigin, Trace
     from flows.trace_batch import BatchTrace
 
+SHOWN_BATCHES = 5  # of one feature's rows
+
 console = Console()
 
 
@@ -115,7 +117,8 @@ def _draw_feature(tree: Tree, row: "FeatureRow", rows: bool) -> None:
     branch = tree.add(f"{head} tick {_at(row.tick)}, {row.age} before the decision")
     branch.add(_pairs(row.values))
     if not row.agrees:
-        branch.add(f"[red]the answer used other values[/]: {_pairs(row.answered)}")
+        other = {name: value for name, value in row.answered.items() if value != row.values.get(name)}
+        branch.add(f"[red]the answer used other values[/]: {_pairs(other)}")
     if not row.logged:
         branch.add(
             "[yellow]no log of what was online then: this is the row that fits, as the table is now[/]"
@@ -128,10 +131,13 @@ def _draw_source(tree: Tree, source: "SourceRows", rows: bool) -> None:
     branch = tree.add(
         f"{source.rows:,} rows of {source.table} version {source.version}, {source.sha256[:12]}"
     )
-    for origin in source.batches:
-        leaf = branch.add(f"batch {escape(origin.batch_id)}: {origin.rows:,} rows, {origin.status}")
-        for file in origin.files:
-            leaf.add(f"{escape(file['name'])}, SHA-256 {file['sha256']}")
+    for origin in source.batches[:SHOWN_BATCHES]:
+        branch.add(f"batch {escape(origin.batch_id)}: {origin.rows:,} rows, {origin.status}")
+    if len(source.batches) > SHOWN_BATCHES:
+        branch.add(f"and {len(source.batches) - SHOWN_BATCHES:,} more batches; --json lists them all")
+    files = {file["name"]: file["sha256"] for origin in source.batches for file in origin.files}
+    for name, sha256 in files.items():
+        branch.add(f"from {escape(name)}, SHA-256 {sha256}")
     for row in source.first_rows if rows else ():
         branch.add(_pairs(row))
 

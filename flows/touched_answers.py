@@ -64,15 +64,17 @@ def count_answers(project: Project, versions: Sequence[str], ids: bool) -> tuple
     marks = ", ".join("?" * len(versions))
     told = "count(*), min(requested_at), max(requested_at)"
     query = f"SELECT model_version, {told} FROM predictions WHERE model_version IN ({marks}) GROUP BY 1"  # noqa: S608
-    listed = "SELECT prediction_id FROM predictions WHERE model_version = ? ORDER BY requested_at"
+    listed = f"SELECT model_version, prediction_id FROM predictions WHERE model_version IN ({marks})"  # noqa: S608
     with closing(sqlite3.connect(path, timeout=BUSY_SECONDS)) as connection:
         counted = connection.execute(query, versions).fetchall()
-        by_version = {
-            version: tuple(row[0] for row in connection.execute(listed, (version,))) if ids else ()
-            for version, *_ in counted
-        }
+        named: dict[str, list[str]] = {}
+        for version, name in connection.execute(listed, versions) if ids else ():
+            named.setdefault(version, []).append(name)
     at = datetime.fromisoformat
-    return tuple(TouchedAnswers(v, n, at(first), at(last), by_version[v]) for v, n, first, last in counted)
+    return tuple(
+        TouchedAnswers(version, count, at(first), at(last), tuple(named.get(version, ())))
+        for version, count, first, last in counted
+    )
 
 
 def group_answers(answers: pl.DataFrame, ids: bool) -> tuple[TouchedAnswers, ...]:

@@ -5,10 +5,12 @@ Reads what is on this home; MLflow is asked for the run's name and address, and 
 
 import json
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from feature_repo.errors import NotEnoughData, PerennialError
 from feature_repo.lake import Snapshot
@@ -80,10 +82,11 @@ def find_model(project: Project, version: str) -> ModelOrigin:
             snapshot = project.lake.load_snapshot(known["snapshot"])
         except (PerennialError, OSError):
             notes.append(f"snapshot {known['snapshot']} is not recorded in this lake")
+    run: dict[str, Any] = {}
     try:
-        run = _read_run(project, version)
+        run = _read_run(project, version) if is_reachable(project.settings.mlflow_url) else {}
+        notes += [] if run else [f"run unknown: nobody answers at {project.settings.mlflow_url} (MLflow)"]
     except Exception as error:  # noqa: BLE001 - noted: the trace must work without MLflow
-        run = {}
         notes.append(f"run unknown: MLflow at {project.settings.mlflow_url} says {type(error).__name__}")
     known = known or {}
     return ModelOrigin(
@@ -99,6 +102,19 @@ def find_model(project: Project, version: str) -> ModelOrigin:
         trained_until=known.get("until") or known.get("trained_until"),
         notes=tuple(notes),
     )
+
+
+def is_reachable(url: str) -> bool:
+    """Return whether anybody listens there; importing MLflow to find out takes seconds."""
+    place = urlsplit(url)
+    if not place.hostname:
+        return True  # a file
+    try:
+        port = place.port or {"http": 80, "https": 443}.get(place.scheme, 0)
+        with socket.create_connection((place.hostname, port), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def _read_contract(project: Project, version: str) -> dict[str, Any] | None:

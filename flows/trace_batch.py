@@ -14,6 +14,7 @@ from feature_repo.errors import NotEnoughData, PerennialError
 from flows.manifests import STOPPED, Manifest, read_manifests
 from flows.project import Project
 from flows.touched_answers import TouchedAnswers, count_answers, find_answers, group_answers
+from flows.trace import is_reachable
 
 STAMP = "event_timestamp"
 INSTANT = pl.Datetime("us", "UTC")
@@ -158,25 +159,32 @@ def _find_models(project: Project, raw: RawTable, batch: Manifest) -> tuple[list
 
 def _list_models(project: Project) -> tuple[dict[str, tuple[str, datetime | None]], list[str]]:
     """Return version -> (snapshot, until) of all registered versions, or of those on this home."""
-    from services.models import Registry
-
     told: dict[str, Mapping[str, Any]] = {}
     home = project.settings.home
     for file in (*home.glob("models/*/contract.json"), *home.glob("packages/*/contract.json")):
         contract = json.loads(file.read_text())
-        told[file.parent.name] = {f"perennial.{key}": contract.get(key) for key in ("snapshot", "until")}
-    notes = []
-    try:
-        registry = Registry(project.settings.mlflow_url, project.problem.name, quick=True)
-        told.update({str(version): tags for version, tags in registry.versions().items()})
-    except PerennialError:
-        notes.append("MLflow does not answer: only model versions whose package is on this home are known")
+        if file.parent.name.isdigit():  # else it is on its way in
+            told[file.parent.name] = {f"perennial.{key}": contract.get(key) for key in ("snapshot", "until")}
+    notes = ["MLflow does not answer: only model versions whose package is on this home are known"]
+    if is_reachable(project.settings.mlflow_url):
+        try:
+            told.update(_read_versions(project))
+            notes = []
+        except PerennialError as error:
+            notes.append(str(error))
     trained = {}
     for version, tags in told.items():
         if tags.get("perennial.snapshot"):
             until = tags.get("perennial.until")
             trained[version] = (tags["perennial.snapshot"], datetime.fromisoformat(until) if until else None)
     return trained, notes
+
+
+def _read_versions(project: Project) -> dict[str, dict[str, str]]:
+    from services.models import Registry
+
+    registry = Registry(project.settings.mlflow_url, project.problem.name, quick=True)
+    return {str(version): tags for version, tags in registry.versions().items()}
 
 
 def _touch_features(
