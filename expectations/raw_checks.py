@@ -6,6 +6,7 @@ differences hold how far off a value is, so that a report can tell it.
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 
 import polars as pl
 
@@ -15,6 +16,9 @@ from feature_repo.facts import AIRPORTS, LATE_MINUTES, TIME_ZONE, WEATHER_DELAY
 KEYS = {"schedule": ("flight_id",), "departures": ("flight_id",), "arrivals": ("flight_id",)}
 KNOT = 1.15078  # miles an hour; the source turns whole knots into miles an hour
 RECENT = timedelta(days=28)
+LATELY = timedelta(
+    days=4
+)  # longer than the longest delay and flight; one reach for all, to read a table once
 SHARED = ("carrier", "origin", "dest", "scheduled_departure")
 
 
@@ -26,11 +30,12 @@ def add_check_columns(table: str, frame: pl.DataFrame, lookup: Lookup) -> pl.Dat
         "arrivals": _arrivals,
         "weather": _weather,
     }
+    lookup = lru_cache(lookup)
     key = KEYS.get(table, ("origin", "observed_at"))
     copies = frame.select(copy=pl.struct(frame.columns).is_first_distinct().not_())["copy"]
     once = frame.filter(~copies)
     versions = once.group_by(key).len("_versions")
-    before = _before(table, frame, lookup, RECENT if table == "schedule" else timedelta(days=3))
+    before = _before(table, frame, lookup, RECENT if table == "schedule" else LATELY)
     landed = before.select(*key, _landed=pl.lit(value=True)).unique(key)
     told = frame.with_columns(_copy=copies).join(versions, on=key, how="left", maintain_order="left")
     told = told.join(landed, on=key, how="left", maintain_order="left")
@@ -61,30 +66,27 @@ def _schedule(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
 def _departures(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
     local = _local("scheduled_departure") + pl.duration(minutes=pl.col("dep_delay"))
     frame = _join_timetable(frame, lookup)
-    told = pl.concat(
-        [
-            lookup("departures", timedelta(days=2)).select("flight_id", "known_at"),
-            lookup("arrivals", timedelta(days=2))
-            .filter(pl.col("status") == "cancelled")
-            .select("flight_id", "known_at"),
-        ]
-    )
+    cancelled = lookup("arrivals", LATELY).filter(pl.col("status") == "cancelled")
+    told = pl.concat([part.select("flight_id") for part in (lookup("departures", LATELY), cancelled)])
     return frame.with_columns(
         _minute=_minute("dep_time"),
         _clock_off=_wrap(_clock("dep_time") - local.dt.hour().cast(pl.Int64) * 60 - local.dt.minute()),
-        **{name: pl.lit(value) for name, value in _told(frame, lookup, told).items()},
+        **_told(frame, lookup, told, timedelta(hours=6)),
     )
 
 
 def _arrivals(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
-    left = lookup("departures", timedelta(days=3)).unique("flight_id", keep="last")
-    left = left.select("flight_id", _left=pl.lit(value=True), _delay_told="dep_delay")
+    left = lookup("departures", LATELY).unique("flight_id", keep="last")
+    left = left.select("flight_id", _left=pl.lit(value=True), _left_at="dep_time")
     frame = _join_timetable(frame, lookup).join(left, on="flight_id", how="left", maintain_order="left")
     empty = {c: pl.col(c).is_null() for c in ("dep_delay", "arr_time", "arr_delay", "air_time")}
     arrived, cancelled = ~pl.any_horizontal(*empty.values()), pl.all_horizontal(*empty.values())
     diverted = ~empty["dep_delay"] & empty["arr_delay"] & empty["air_time"]
     fits = {"arrived": arrived, "cancelled": cancelled, "diverted": diverted}
     departed = _local("scheduled_departure") + pl.duration(minutes=pl.col("dep_delay"))
+    planned = _local("scheduled_departure")
+    clock_told = pl.col("_left_at").is_between(1, 2400) & (pl.col("_left_at") % 100 < 60)
+    delay = _clock("_left_at") - planned.dt.hour().cast(pl.Int64) * 60 - planned.dt.minute()
     out = _clock("arr_time") - departed.dt.hour().cast(pl.Int64) * 60 - departed.dt.minute()
     late = pl.when(pl.col("status") == "arrived").then((pl.col("arr_delay") >= LATE_MINUTES).cast(pl.Int8))
     return frame.with_columns(
@@ -94,12 +96,15 @@ def _arrivals(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
         _clock_off=_wrap(_clock("arr_time") - _clock("_sched_arr_time") - pl.col("arr_delay")),
         _speed=pl.col("_distance") / pl.col("air_time") * 60,
         _made_up=pl.col("arr_delay") - pl.col("dep_delay"),
-        _ground=_wrap(out) - pl.col("air_time"),
-        _delay_off=pl.col("dep_delay") - pl.col("_delay_told"),
+        # Flying west wins an hour of clock time every 600 miles or more; taxiing takes it back.
+        _after=_wrap(out) - pl.col("air_time") + pl.col("_distance") / 10,
+        # By the departure's clock: its delay came from the same place as this one.
+        _delay_off=pl.when(clock_told).then(_wrap(pl.col("dep_delay") - delay)),
+        **_told(frame, lookup, lookup("arrivals", LATELY).select("flight_id"), timedelta(hours=10)),
         _departed=pl.when(pl.col("_planned").is_not_null()).then(
             (pl.col("status") == "cancelled") == pl.col("_left").is_null()
         ),
-    ).drop("_left", "_delay_told")
+    ).drop("_left", "_left_at")
 
 
 def _weather(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
@@ -114,7 +119,7 @@ def _weather(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
     )
     return frame.with_columns(
         _days_off=_days_off("observed_at"),
-        _hours_off=local.dt.hour().cast(pl.Int64) - pl.col("hour"),
+        _hours_off=(local.dt.hour().cast(pl.Int64) - pl.col("hour").fill_null(99)),
         _dew_below=pl.col("temp") - pl.col("dewp"),
         _gust_above=pl.col("wind_gust") - pl.col("wind_speed"),
         _knots_off=pl.max_horizontal((knots - knots.round()).abs(), (gusts - gusts.round()).abs()),
@@ -124,6 +129,7 @@ def _weather(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
         _fewest_values=pl.lit(_least(full.drop("origin"))),
         _flights_covered=pl.lit(_flights_covered(lookup)),
         _repeated=pl.lit(_repeated(frame, lookup)),
+        **_jumps(frame, lookup),
     )
 
 
@@ -135,7 +141,7 @@ def _before(table: str, frame: pl.DataFrame, lookup: Lookup, back: timedelta) ->
 
 def _join_timetable(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
     """Add whether a flight is in the timetable and agrees with it; null before the timetable begins."""
-    known = lookup("schedule", timedelta(days=3)).unique("flight_id", keep="last")
+    known = lookup("schedule", LATELY).unique("flight_id", keep="last")
     begins = known["scheduled_departure"].min()
     told = known.select(
         "flight_id",
@@ -152,26 +158,25 @@ def _join_timetable(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
     ).drop("_told")
 
 
-def _told(frame: pl.DataFrame, lookup: Lookup, told: pl.DataFrame) -> dict[str, float]:
-    """Return what share of the flights due by now left or was cancelled, where it is least.
+def _told(frame: pl.DataFrame, lookup: Lookup, told: pl.DataFrame, after: timedelta) -> dict[str, pl.Expr]:
+    """Return what share of the flights due `after` their time is told of, where it is least.
 
-    By airport, and by carrier with ten flights or more, a few hours after the timetable; and how many
-    flights of the day before are still untold of.
+    By airport, and by carrier with ten flights or more; and how many flights of the day before are still
+    untold of.
     """
     now = frame["known_at"].max()
     if now is None:
-        return {"_airport_told": 1.0, "_carrier_told": 1.0, "_untold": 0.0}
-    due = lookup("schedule", timedelta(days=4)).join(told.unique("flight_id"), on="flight_id", how="left")
+        return {name: pl.lit(1.0) for name in ("_airport_told", "_carrier_told", "_untold")}
+    due = lookup("schedule", LATELY).with_columns(gone=pl.col("flight_id").is_in(told["flight_id"].implode()))
     age = pl.lit(now) - pl.col("scheduled_departure")
-    gone = pl.col("known_at_right").is_not_null()
-    today = due.filter(age.is_between(timedelta(hours=6), timedelta(hours=22)))
-    airports = today.group_by("origin").agg(gone.mean())
-    carriers = today.group_by("carrier").agg(gone.mean(), pl.len()).filter(pl.col("len") >= 10)
-    overdue = due.filter(age.is_between(timedelta(hours=24), timedelta(hours=40)) & ~gone)
+    today = due.filter(age.is_between(after, timedelta(hours=22)))
+    airports = today.group_by("origin").agg(pl.col("gone").mean())
+    carriers = today.group_by("carrier").agg(pl.col("gone").mean(), pl.len()).filter(pl.col("len") >= 10)
+    overdue = due.filter(age.is_between(timedelta(hours=24), timedelta(hours=40)) & ~pl.col("gone"))
     return {
-        "_airport_told": _least(airports.select("known_at_right")),
-        "_carrier_told": _least(carriers.select("known_at_right")),
-        "_untold": float(len(overdue)),
+        "_airport_told": pl.lit(_least(airports.select("gone"))),
+        "_carrier_told": pl.lit(_least(carriers.select("gone"))),
+        "_untold": pl.lit(float(len(overdue))),
     }
 
 
@@ -185,22 +190,36 @@ def _lost_carriers(frame: pl.DataFrame, before: pl.DataFrame) -> int:
 
 def _flights_covered(lookup: Lookup) -> float:
     """Return the share of the period's departures that have weather for their scheduled hour."""
-    left = lookup("departures", timedelta(0))
+    # Only what agrees with the timetable: a damaged departure says nothing of the weather.
+    same = ["flight_id", "origin", "scheduled_departure"]
+    left = lookup("departures", timedelta(0)).join(lookup("schedule", LATELY), on=same, how="semi")
     if not len(left):
         return 1.0
     hour = pl.col("scheduled_departure").dt.truncate("1h")
     due = left.select("origin", "known_at", observed_at=hour)
     due = due.filter(pl.col("observed_at") + WEATHER_DELAY <= left["known_at"].max())
-    seen = lookup("weather", timedelta(days=1)).select("origin", "observed_at").unique()
+    seen = lookup("weather", LATELY).select("origin", "observed_at").unique()
     return len(due.join(seen, on=["origin", "observed_at"], how="semi")) / len(due) if len(due) else 1.0
 
 
 def _repeated(frame: pl.DataFrame, lookup: Lookup) -> float:
     """Return the share of the readings that are those of a day ago, to the last digit."""
     told = ["origin", "observed_at", "temp", "dewp", "humid", "wind_speed", "visib"]
-    day_ago = lookup("weather", timedelta(days=2)).select(told)
+    day_ago = lookup("weather", LATELY).select(told)
     day_ago = day_ago.with_columns(pl.col("observed_at") + timedelta(days=1))
     return len(frame.join(day_ago, on=told, how="semi", nulls_equal=True)) / max(len(frame), 1)
+
+
+def _jumps(frame: pl.DataFrame, lookup: Lookup) -> dict[str, pl.Expr]:
+    """Return by how much the middle airport's readings changed at most within an hour."""
+    told, held = ["observed_at", "temp", "pressure"], pl.col("temp", "pressure")
+    every = pl.concat([_before("weather", frame, lookup, LATELY).select(told), frame.select(told)])
+    hours = every.group_by("observed_at").agg(held.median()).sort("observed_at").drop_nulls()
+    steps = hours.with_columns(held.diff().abs(), _gap=pl.col("observed_at").diff())
+    steps = steps.filter(
+        (pl.col("_gap") == timedelta(hours=1)) & pl.col("observed_at").is_in(frame["observed_at"].implode())
+    )
+    return {f"_{name}_jump": pl.lit(steps[name].max() or 0.0) for name in ("temp", "pressure")}
 
 
 def _least(values: pl.DataFrame) -> float:

@@ -52,7 +52,8 @@ def parse(name: str, content: bytes, columns: Columns) -> Delivery:
         if name.endswith(".parquet"):
             frame = pl.read_parquet(content)
         else:
-            frame = _read_csv(name, _unpack(name, content))
+            content = _unpack(name, content)
+            frame = pl.read_csv(content, null_values=MISSING, infer_schema=False)
     except UNREADABLE as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SourceError(
@@ -66,7 +67,10 @@ def parse(name: str, content: bytes, columns: Columns) -> Delivery:
             expected=f"columns {', '.join(columns)}, with commas between them",
             next_step="Correct the file's header.",
         )
-    return Delivery(_typed(name, frame, columns), (file,))
+    if not name.endswith(".parquet"):
+        _refuse_cut_off(name, content, frame.width)
+    rows = frame.filter(~pl.all_horizontal(pl.all().is_null()))  # without blank lines
+    return Delivery(_typed(name, rows, columns), (file,))
 
 
 def _unpack(name: str, content: bytes) -> bytes:
@@ -82,19 +86,17 @@ def _unpack(name: str, content: bytes) -> bytes:
         return archive.read(inside[0])
 
 
-def _read_csv(name: str, content: bytes) -> pl.DataFrame:
-    frame = pl.read_csv(content, null_values=MISSING, infer_schema=False)
+def _refuse_cut_off(name: str, content: bytes, width: int) -> None:
     # Short lines read as if their last values were missing: a file that was cut off must not pass for whole.
     last = content.rstrip(b"\r\n").rsplit(b"\n", 1)[-1].decode(errors="replace")
     fields = len(next(csv.reader([last]), []))
-    if len(frame) and fields != frame.width:
+    if fields != width:
         raise SourceError(
             name,
             got=f"a last line of {fields} fields",
-            expected=f"{frame.width}, as in the header",
+            expected=f"{width}, as in the header",
             next_step="The file was cut off: fetch it again.",
         )
-    return frame.filter(~pl.all_horizontal(pl.all().is_null()))  # blank lines
 
 
 def _typed(name: str, frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
@@ -102,7 +104,7 @@ def _typed(name: str, frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     typed = {}
     for column, kind in columns.items():
         told = frame[column]
-        values = told.fill_nan(None) if told.dtype.is_float() else told
+        values = _plain(told, kind)
         cast = _cast(values, kind)
         broken = told.filter(cast.is_null() & values.is_not_null())
         if len(broken):
@@ -117,13 +119,22 @@ def _typed(name: str, frame: pl.DataFrame, columns: Columns) -> pl.DataFrame:
     return pl.DataFrame({**typed, **unknown})
 
 
+def _plain(told: pl.Series, kind: type[pl.DataType]) -> pl.Series:
+    """Return values without other ways to write that one is missing, and numbers without blanks around."""
+    if told.dtype.is_float():
+        return told.fill_nan(None)
+    if told.dtype != pl.String or kind == pl.String:
+        return told
+    plain = told.str.strip_chars()
+    return plain.set(plain.is_in(MISSING), None)
+
+
 def _cast(values: pl.Series, kind: type[pl.DataType]) -> pl.Series:
     if isinstance(values.dtype, pl.Datetime):
         return values.dt.strftime("%Y-%m-%dT%H:%M:%SZ")
     if kind == pl.String:
         return values.cast(pl.String, strict=False)
-    plain = values.str.strip_chars() if values.dtype == pl.String else values
-    numbers = plain.cast(pl.Float64, strict=False)
+    numbers = values.cast(pl.Float64, strict=False)
     if kind == pl.Float64:
         return numbers
     # 517.0 is the integer 517, as other tools write it beside missing values; 517.5 is not one.
