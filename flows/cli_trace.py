@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from flows.trace_batch import BatchTrace
 
 SHOWN_BATCHES = 5  # of one feature's rows
-
-console = Console()
+WIDE = 10_000  # characters
 
 
 def trace(
@@ -47,7 +46,7 @@ def trace(
     if as_json:
         print(json.dumps(_leave_out(told, () if rows else ("first_rows",)), indent=1, default=_encode))
     else:
-        console.print(tree, soft_wrap=True, highlight=False)
+        _print(tree)
 
 
 def draw_trace(trace: "Trace", *, rows: bool = False) -> Tree:
@@ -90,6 +89,13 @@ def draw_batch_trace(trace: "BatchTrace") -> Tree:
     _draw_answers(answers.add("through their features"), trace.by_features)
     _draw_answers(answers.add("through their model version"), trace.by_model)
     return tree
+
+
+def _print(tree: Tree) -> None:
+    console = Console()
+    # A tree is cut at the width of what it is printed to: hashes must be whole in a file or a pipe.
+    console = console if console.is_terminal else Console(width=WIDE)
+    console.print(tree, highlight=False)
 
 
 def _draw_model(tree: Tree, model: "ModelOrigin") -> None:

@@ -280,6 +280,22 @@ def test_a_batch_is_found_by_the_beginning_of_its_id(home: Home) -> None:
         trace_batch(home.project, "orders")
 
 
+def test_the_command_prints_whole_hashes_and_json(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into a pipe too, where nobody says how wide a line may be; rows only if asked for."""
+    monkeypatch.setattr("flows.project.open_project", lambda settings: home.project)
+    app = typer.Typer()
+    app.command()(trace_command)
+    sha256 = home.candidate.training.sha256
+    assert sha256 in CliRunner().invoke(app, [ANSWER]).stdout
+    told = json.loads(CliRunner().invoke(app, [ANSWER, "--json"]).stdout)
+    assert told["model"]["training_set_sha256"] == sha256
+    assert "first_rows" not in told["features"][0]["sources"][0]
+    with_rows = json.loads(CliRunner().invoke(app, [ANSWER, "--json", "--rows"]).stdout)
+    assert with_rows["features"][0]["sources"][0]["first_rows"]
+    forward = CliRunner().invoke(app, ["--batch", "returns-20240214", "--ids", "--json"])
+    assert ANSWER in json.loads(forward.stdout)["by_features"][0]["ids"]
+
+
 def test_an_unknown_answer_is_an_error_with_a_next_step(tmp_path: Path) -> None:
     """The command says so in words of ours, on a home without a journal too."""
     app = typer.Typer()
