@@ -43,10 +43,13 @@ class _Stretch:
 class OnlinePast:
     """The online store's past, from its log of writes (in order) and the lake."""
 
-    def __init__(self, lake: Lake, problem: Problem, log: Sequence[Materialization]) -> None:
+    def __init__(
+        self, lake: Lake, problem: Problem, log: Sequence[Materialization], slack: timedelta = SLACK
+    ) -> None:
         self._lake = lake
         self._problem = problem
         self._log = log
+        self._slack = slack
         self._cache: dict[tuple[str, int, datetime], Rows] = {}
 
     def find_write(self, at: datetime) -> Materialization | None:
@@ -79,7 +82,9 @@ class OnlinePast:
         newest = writes[-1].id if writes else 0
         killed = {w.id for w in writes if w.ended_at is None and w.id < newest}
         going = [
-            w.id for w in writes if w.id not in killed and (w.ended_at is None or w.ended_at > at - SLACK)
+            w.id
+            for w in writes
+            if w.id not in killed and (w.ended_at is None or w.ended_at > at - self._slack)
         ]
         ended = sum(w.ended_at is not None and w.ended_at <= at for w in writes if w.id in going)
         states = []

@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,7 @@ from feature_repo.contract import Problem
 from feature_repo.errors import NotEnoughData
 from feature_repo.materializations import Materializations
 from feature_repo.store import OnlineVector, judge_ages
-from flows.online_past import OnlinePast, PastRow
+from flows.online_past import SLACK, OnlinePast, PastRow
 from flows.project import Project
 from services.journal import Prediction
 from services.ladder import gather
@@ -102,12 +102,16 @@ def replay_dataset(project: Project, run_id: str, tags: Mapping[str, str]) -> Da
 
 
 class Replayer:
-    """Makes old answers anew; what it reads of models and lake it keeps for the next one."""
+    """Makes old answers anew; what it reads of models and lake it keeps for the next one.
 
-    def __init__(self, project: Project, wire: Wire) -> None:
+    slack   how long before an answer was stamped its features may have been read
+    """
+
+    def __init__(self, project: Project, wire: Wire, slack: timedelta = SLACK) -> None:
         self._project = project
         self._problem = project.problem
         self._wire = wire
+        self._slack = slack
         self._packages: dict[str, Package] = {}
 
     def replay(self, prediction: Prediction) -> Replay:
@@ -219,7 +223,7 @@ class Replayer:
     @cached_property
     def _past(self) -> OnlinePast:
         log = Materializations(self._project.settings.home / "feast").read()
-        return OnlinePast(self._project.lake, self._problem, log)
+        return OnlinePast(self._project.lake, self._problem, log, self._slack)
 
 
 def _agrees(vector: OnlineVector, told: Mapping[str, Any]) -> bool:
