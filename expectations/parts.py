@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+import polars.selectors as cs
 
 from expectations.rules import Rule
 
@@ -57,20 +58,21 @@ class Sight:
 
 def see(frame: pl.DataFrame, rules: Sequence[Rule]) -> list[Sight]:
     """Return what is to be judged for the rules to be judged on every row of the frame."""
-    # A rule on a column that is not there must fail by itself, not here.
+    # A rule on a column that is not there must fail by itself, not here. Numbers of other widths than these
+    # are judged one by one in Python.
     names = [name for name in frame.columns if any(name in rule.columns for rule in rules)]
-    needed = frame.select(names)
+    needed = frame.select(names).with_columns(cs.integer().cast(pl.Int64), cs.float().cast(pl.Float64))
     if len(frame) <= DIRECT:
         return [Sight(needed, tuple(rules))]
-    repeated = {name for name in names if _repeats(frame[name])}
-    by_value = [r for r in rules if r.expect in BY_VALUE and r.columns[0] in repeated]
+    few = {name: found for name in names if (found := _find_few(needed[name])) is not None}
+    by_value = [rule for rule in rules if rule.expect in BY_VALUE and rule.columns[0] in few]
     by_row = [rule for rule in rules if rule not in by_value]
     sights = []
     if by_value:
-        values = _pad([frame[name].unique() for name in dict.fromkeys(r.columns[0] for r in by_value)])
+        values = _pad([few[name] for name in dict.fromkeys(rule.columns[0] for rule in by_value)])
         sights.append(Sight(values, tuple(by_value), by_value=True))
     if by_row:
-        sights.append(Sight(needed.select(_encode(needed, by_row)), tuple(by_row)))
+        sights.append(Sight(_encode(needed, by_row), tuple(by_row)))
     return sights
 
 
@@ -106,8 +108,12 @@ def _spill(lazy: pl.LazyFrame, key: Sequence[str]) -> Iterator[pl.DataFrame]:
             yield pl.read_parquet(part / "*.parquet")
 
 
-def _repeats(values: pl.Series) -> bool:
-    return values.dtype in {pl.String, pl.Boolean} and values.n_unique() <= len(values) / 10
+def _find_few(values: pl.Series) -> pl.Series | None:
+    # The different values of text or of yes and no, if they are few for the number of rows.
+    if values.dtype not in {pl.String, pl.Boolean} or values.head(DIRECT).n_unique() > DIRECT / 5:
+        return None
+    different = values.unique()
+    return different if len(different) <= len(values) / 10 else None
 
 
 def _pad(columns: Sequence[pl.Series]) -> pl.DataFrame:
@@ -115,20 +121,18 @@ def _pad(columns: Sequence[pl.Series]) -> pl.DataFrame:
     return pl.DataFrame([c.extend_constant(c[0], longest - len(c)) for c in columns])
 
 
-def _encode(frame: pl.DataFrame, rules: Sequence[Rule]) -> list[pl.Expr]:
-    return [_code(name, kind, rules) for name, kind in frame.schema.items() if _asked(name, rules)]
+def _encode(frame: pl.DataFrame, rules: Sequence[Rule]) -> pl.DataFrame:
+    asked = {name: {rule.expect for rule in rules if name in rule.columns} for name in frame.columns}
+    columns = [_code(name, frame.schema[name], asked[name]) for name in frame.columns if asked[name]]
+    return frame.with_row_index(ROW).select(columns)
 
 
-def _asked(name: str, rules: Sequence[Rule]) -> set[str]:
-    return {rule.expect for rule in rules if name in rule.columns}
-
-
-def _code(name: str, kind: pl.DataType, rules: Sequence[Rule]) -> pl.Expr:
-    column, asked = pl.col(name), _asked(name, rules)
+def _code(name: str, kind: pl.DataType, asked: set[str]) -> pl.Expr:
+    column = pl.col(name)
     if kind != pl.String or not asked <= IDENTITY | PRESENCE:
         return column
     there = pl.when(column.is_not_null())
     if asked <= PRESENCE:
         return there.then(1).alias(name)
     # The position where a text comes first stands for the text.
-    return there.then(pl.int_range(pl.len()).first().over(name)).alias(name)
+    return there.then(pl.col(ROW).first().over(name)).alias(name).cast(pl.Int64)

@@ -40,9 +40,7 @@ def profile_batch(
     if isinstance(frame, pl.DataFrame):
         measured = frame.select(e for name, kind in kinds.items() for e in _measures(name, kind, table))
     else:
-        parts = [lazy.select(*_measures(name, kind, table, lazy=True)) for name, kind in kinds.items()]
-        collected = [part.collect(engine="streaming") for part in parts]
-        measured = pl.concat(collected, how="horizontal")
+        measured = pl.concat([_measure_column(lazy, *one, table) for one in kinds.items()], how="horizontal")
     rows = lazy.select(pl.len()).collect(engine="streaming").item()
     values = measured.row(0, named=True)
     if duplicates is None:
@@ -50,12 +48,9 @@ def profile_batch(
     told = {"rows": rows, "duplicates": duplicates, **values}
     if (newest := values.get(f"{table.known_at}.newest")) is not None:
         told["age_hours"] = (period.until.timestamp() - newest) / 3600
-    few = {name for name in kinds if told.get(f"{name}.distinct", 0) <= FEW}
-    return {
-        measure: float(value)
-        for measure, value in told.items()
-        if value is not None and isfinite(value) and (not measure.endswith(".top") or measure[:-4] in few)
-    }
+    many = {f"{name}.top" for name in kinds if told.get(f"{name}.distinct", 0) > FEW}
+    defined = {name: value for name, value in told.items() if value is not None and name not in many}
+    return {name: float(value) for name, value in defined.items() if isfinite(value)}
 
 
 def is_measure(name: str, table: RawTable) -> bool:
@@ -84,7 +79,7 @@ def as_row(profile: Mapping[str, float]) -> pl.DataFrame:
     return pl.DataFrame([dict(profile)])
 
 
-def _measures(name: str, kind: pl.DataType, table: RawTable, *, lazy: bool = False) -> Iterator[pl.Expr]:
+def _measures(name: str, kind: pl.DataType, table: RawTable) -> Iterator[pl.Expr]:
     column = pl.col(name)
     yield (column.null_count() / pl.len()).alias(f"{name}.null_share")
     if kind.is_numeric():
@@ -94,7 +89,23 @@ def _measures(name: str, kind: pl.DataType, table: RawTable, *, lazy: bool = Fal
         yield from (column.quantile(q, "nearest").alias(f"{name}.{m}") for m, q in QUANTILES.items())
     elif isinstance(kind, pl.Datetime):
         yield (column.max().dt.timestamp("us") / 1e6).alias(f"{name}.newest")
-    elif kind == pl.String and (name,) != tuple(table.key):
-        distinct = column.drop_nulls().approx_n_unique() if lazy else column.drop_nulls().n_unique()
-        yield distinct.alias(f"{name}.distinct")
+    elif _is_text(name, kind, table):
+        yield column.drop_nulls().n_unique().alias(f"{name}.distinct")
         yield (column.drop_nulls().unique_counts().max() / column.count()).alias(f"{name}.top")
+
+
+def _measure_column(lazy: pl.LazyFrame, name: str, kind: pl.DataType, table: RawTable) -> pl.DataFrame:
+    if not _is_text(name, kind, table):
+        return lazy.select(*_measures(name, kind, table)).collect(engine="streaming")
+    column = pl.col(name)
+    share = (column.null_count() / pl.len()).alias(f"{name}.null_share")
+    distinct = column.drop_nulls().approx_n_unique().alias(f"{name}.distinct")
+    told = lazy.select(share, distinct).collect(engine="streaming")
+    if told[f"{name}.distinct"].item() > FEW:
+        return told
+    counts = lazy.drop_nulls(name).group_by(name).len().select(pl.col("len").max() / pl.col("len").sum())
+    return told.with_columns(counts.collect(engine="streaming")["len"].alias(f"{name}.top"))
+
+
+def _is_text(name: str, kind: pl.DataType, table: RawTable) -> bool:
+    return kind == pl.String and (name,) != tuple(table.key)

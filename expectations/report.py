@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import polars as pl
+
 from expectations.rules import Rule
 
 
@@ -36,12 +38,14 @@ class Report:
 
     profile   measures of the batch, see `expectations.profile`
     verdicts  what was said of each rule, for the page
+    limits    what the batch's own past allows: measure, value, stop_low, stop_high, warn_low, warn_high
     """
 
     failures: tuple[Failure, ...]
     rules_run: int
     profile: Mapping[str, float] = field(default_factory=dict)
     verdicts: tuple[Verdict, ...] = field(default=(), compare=False, repr=False)
+    limits: pl.DataFrame = field(default_factory=pl.DataFrame, compare=False, repr=False)
 
     @property
     def stops(self) -> tuple[Failure, ...]:
