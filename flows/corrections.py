@@ -21,7 +21,7 @@ from flows.features import STAMP, refresh_online, write_features
 from flows.ingest import Batch, take_in
 from flows.label import TABLE as LABELS
 from flows.label import label_period
-from flows.lineage import emit_ingest
+from flows.lineage import emit_features, emit_ingest
 from flows.manifests import LANDED, Manifest, landed_batches, read_manifests, record_manifests
 from flows.project import Project, open_project
 
@@ -94,6 +94,7 @@ def _recompute(project: Project, pending: Sequence[Manifest]) -> dict[str, int]:
         if since < until:
             stretch = Period(since, until)
             counts[table.name] = len(write_features(project, table, stretch))
+            emit_features(project, stretch, tables=(table,))
     return counts
 
 

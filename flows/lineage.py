@@ -6,7 +6,7 @@ own configuration (OPENLINEAGE_URL, openlineage.yml, ...) names a place.
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -36,10 +36,10 @@ def emit_ingest(project: Project, manifests: Sequence[Manifest]) -> None:
             _tell(project, partial(_describe_batch, project, manifest), manifest.reasons)
 
 
-def emit_features(project: Project, period: Period, versions: Mapping[str, int] | None = None) -> None:
-    """Tell of feature tables computed for a period; `versions` of raw and feature tables, by default now."""
-    for table in project.problem.feature_tables:
-        _tell(project, partial(_describe_features, project, table, period, versions or {}))
+def emit_features(project: Project, period: Period, tables: Sequence[FeatureTable] | None = None) -> None:
+    """Tell of feature tables, by default all, that were just computed for a period."""
+    for table in tables or project.problem.feature_tables:
+        _tell(project, partial(_describe_features, project, table, period))
 
 
 def emit_label(project: Project, period: Period) -> None:
@@ -138,11 +138,9 @@ def _describe_batch(project: Project, manifest: Manifest) -> Run:
     )
 
 
-def _describe_features(
-    project: Project, table: FeatureTable, period: Period, versions: Mapping[str, int]
-) -> Run:
-    inputs = [read_table(project, name, versions.get(name)) for name in table.reads]
-    out = read_table(project, table.name, versions.get(table.name))
+def _describe_features(project: Project, table: FeatureTable, period: Period) -> Run:
+    inputs = [read_table(project, name) for name in table.reads]
+    out = read_table(project, table.name)
     kinds = {**dict.fromkeys(table.keys, "String"), STAMP: "Datetime"}
     schema = {**kinds, **{name: str(kind) for name, kind in table.features.items()}}
     outputs = [replace(out, schema=schema)]

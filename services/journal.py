@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS predictions (
     requested_at TEXT NOT NULL, received_at TEXT NOT NULL, model_version TEXT,
     served_by TEXT NOT NULL, reason TEXT NOT NULL, score REAL NOT NULL,
     features TEXT NOT NULL, flags TEXT NOT NULL, request TEXT NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX IF NOT EXISTS predictions_requested_at ON predictions (requested_at);
 CREATE TABLE IF NOT EXISTS outcomes (
     outcome_id INTEGER PRIMARY KEY, entity TEXT, prediction_id TEXT, outcome REAL, status TEXT NOT NULL,
