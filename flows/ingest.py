@@ -66,11 +66,12 @@ class Batch:
         return f"{self.table.name}-{stretch}-{self.sha256[:8]}"
 
 
-def ingest_period(project: Project, period: Period) -> list[Manifest]:
+def ingest_period(project: Project, period: Period, *, pages: bool = False) -> list[Manifest]:
     """Land what became known in the period, for every raw table; return one manifest a table.
 
     A part of the period that landed before is left alone. A batch that breaks a batch rule does not
-    land; its manifest says why, and the next run starts from where it would have.
+    land; its manifest says why, and the next run starts from where it would have. A batch in which
+    something is odd gets a validation page; with `pages` each does.
     """
     with project.lake.writer(f"ingest of {period}"):
         known = read_manifests(project.lake)
@@ -80,14 +81,16 @@ def ingest_period(project: Project, period: Period) -> list[Manifest]:
             for t in project.problem.raw
             if (todo := stretches[t.name])
         }
-        manifests = take_in(project, batches, known)
+        manifests = take_in(project, batches, known, pages=pages)
     landed = {m.table: m for m in manifests}
     return [landed.get(t.name) or _unchanged(known, t.name, period) for t in project.problem.raw]
 
 
-def take_in(project: Project, batches: Mapping[str, Batch], known: pl.DataFrame) -> list[Manifest]:
+def take_in(
+    project: Project, batches: Mapping[str, Batch], known: pl.DataFrame, *, pages: bool = True
+) -> list[Manifest]:
     """Validate and land batches that were delivered together, by table; the caller holds the lake."""
-    manifests = [_take_in(project, batch, batches, known) for batch in batches.values()]
+    manifests = [_take_in(project, batch, batches, known, pages) for batch in batches.values()]
     record_manifests(project.lake, manifests)
     return manifests
 
@@ -108,7 +111,9 @@ def _next_stretch(known: pl.DataFrame, table: RawTable, period: Period) -> Perio
     return Period(landed, period.until) if landed < period.until else None
 
 
-def _take_in(project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame) -> Manifest:
+def _take_in(
+    project: Project, batch: Batch, together: Mapping[str, Batch], known: pl.DataFrame, pages: bool
+) -> Manifest:
     table, period, lake = batch.table, batch.period, project.lake
     frame, waived = apply_decisions(read_decisions(lake), table, batch.delivery.frame)
     report = validate_rows(project, table, period, frame, together, known)
@@ -140,7 +145,7 @@ def _take_in(project: Project, batch: Batch, together: Mapping[str, Batch], know
         revision=batch.before.revision + 1 if batch.before else 1,
         changes=changes,
         followed=batch.before is None or bool(stops),
-        page=_write_page(project, batch, report, odd=bool(stops or len(bad) or report.warnings)),
+        page=_write_page(project, batch, report, wanted=pages or bool(stops or len(bad) or report.warnings)),
     )
 
 
@@ -157,9 +162,9 @@ def _compare(project: Project, batch: Batch, good: pl.DataFrame) -> str:
     return json.dumps(find_changes(landed.drop("batch_id"), good, table.key))
 
 
-def _write_page(project: Project, batch: Batch, report: Report, *, odd: bool) -> str:
-    """Write the validation page of a batch in which something is odd; return its path under the home."""
-    if not odd:
+def _write_page(project: Project, batch: Batch, report: Report, *, wanted: bool) -> str:
+    """Write the validation page of a batch; return its path under the home."""
+    if not wanted:
         return ""
     from expectations.pages import render_page
 
@@ -239,7 +244,7 @@ def _unchanged(known: pl.DataFrame, table: str, period: Period) -> Manifest:
 @task(name="ingest and validate", cache_policy=NO_CACHE)
 def ingest(project: Project, period: Period) -> list[Manifest]:
     """Land the period's batches; a stopped one is a warning here and a line in the artifact."""
-    manifests = ingest_period(project, period)
+    manifests = ingest_period(project, period, pages=True)
     emit_ingest(project, manifests)
     for manifest in manifests:
         if manifest.status == STOPPED:
