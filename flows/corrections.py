@@ -17,8 +17,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period
+from flows.batches import Batch, take_in
 from flows.features import STAMP, refresh_online, write_features
-from flows.ingest import Batch, take_in
 from flows.label import TABLE as LABELS
 from flows.label import label_period
 from flows.lineage import emit_features, emit_ingest

@@ -14,8 +14,8 @@ import polars as pl
 
 from feature_repo.contract import Period, RawTable
 from feature_repo.errors import RowRefused
+from flows.batches import validate_rows
 from flows.corrections import Followed, follow_corrections
-from flows.ingest import validate_rows
 from flows.manifests import landed_batches, read_manifests, record_manifests
 from flows.project import Project
 from flows.quarantine import (

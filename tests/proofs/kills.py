@@ -151,7 +151,7 @@ def act(home: Path, what: str) -> None:
     """Be the child: build the base, or take in the day with points on the way."""
     from feature_repo.contract import Period
     from feature_repo.settings import Settings
-    from flows import ingest
+    from flows import batches, ingest
     from flows.project import open_project
 
     project, points = open_project(Settings(home=home)), Points(what)
@@ -163,7 +163,7 @@ def act(home: Path, what: str) -> None:
     else:
         object.__setattr__(project, "fetch", points.around(project.fetch))
         for name in ("validate_rows", "split_rows", "quarantine_rows", "record_manifests", "_write_page"):
-            setattr(ingest, name, points.around(getattr(ingest, name)))
+            setattr(batches, name, points.around(getattr(batches, name)))
         project.lake._write = points.commit(project.lake._write)  # type: ignore[method-assign]
     manifests = ingest.ingest_period(project, Period(DAY, NEXT))
     held = sum(m.quarantined for m in manifests)
