@@ -16,9 +16,8 @@ from feature_repo.facts import AIRPORTS, LATE_MINUTES, TIME_ZONE, WEATHER_DELAY
 KEYS = {"schedule": ("flight_id",), "departures": ("flight_id",), "arrivals": ("flight_id",)}
 KNOT = 1.15078  # miles an hour; the source turns whole knots into miles an hour
 RECENT = timedelta(days=28)
-LATELY = timedelta(
-    days=4
-)  # longer than the longest delay and flight; one reach for all, to read a table once
+# Longer than the longest delay and flight. One reach for all, so that a table is read once.
+LATELY = timedelta(days=4)
 SHARED = ("carrier", "origin", "dest", "scheduled_departure")
 
 
@@ -32,15 +31,16 @@ def add_check_columns(table: str, frame: pl.DataFrame, lookup: Lookup) -> pl.Dat
     }
     lookup = lru_cache(lookup)
     key = KEYS.get(table, ("origin", "observed_at"))
-    copies = frame.select(copy=pl.struct(frame.columns).is_first_distinct().not_())["copy"]
+    told = pl.struct(column for column in frame.columns if not column.startswith("_"))
+    copies = frame.select(copy=~told.is_first_distinct())["copy"]
     once = frame.filter(~copies)
     versions = once.group_by(key).len("_versions")
     before = _before(table, frame, lookup, RECENT if table == "schedule" else LATELY)
     landed = before.select(*key, _landed=pl.lit(value=True)).unique(key)
-    told = frame.with_columns(_copy=copies).join(versions, on=key, how="left", maintain_order="left")
-    told = told.join(landed, on=key, how="left", maintain_order="left")
-    told = told.with_columns(_first=~pl.col("_copy"), _new=pl.col("_landed").is_null()).drop("_landed")
-    return add[table](told, lookup)
+    frame = frame.with_columns(_first=~copies).join(versions, on=key, how="left", maintain_order="left")
+    frame = frame.join(landed, on=key, how="left", maintain_order="left")
+    frame = frame.with_columns(_new=pl.col("_landed").is_null()).drop("_landed")
+    return add[table](frame, lookup)
 
 
 def _schedule(frame: pl.DataFrame, lookup: Lookup) -> pl.DataFrame:
