@@ -83,8 +83,8 @@ def split(
 ) -> Iterator[pl.DataFrame]:
     """Yield the frame, its check columns added, in parts of about PART rows, with their positions in ROW.
 
-    The rows of one key are together. A LazyFrame passes through files of its parts, once: it is never in
-    memory as a whole, and `add_columns` sees a part at a time.
+    The rows of one key are together. A LazyFrame (of Parquet: it is read stretch by stretch) passes through
+    files of its parts, once: it is never in memory as a whole, and `add_columns` sees a part at a time.
     """
     if isinstance(frame, pl.DataFrame):
         added = add_columns(frame).with_row_index(ROW)
@@ -99,13 +99,21 @@ def split(
 
 
 def _spill(lazy: pl.LazyFrame, key: Sequence[str]) -> Iterator[pl.DataFrame]:
+    # Stretch by stretch: one sink for all parts at once holds much of the frame in its buffers.
     rows = lazy.select(pl.len()).collect(engine="streaming").item()
+    if rows <= PART:
+        yield lazy.collect()
+        return
     number = pl.struct(key).hash(seed=0) % (rows // PART + 1)
     with tempfile.TemporaryDirectory() as folder:
-        sink = pl.PartitionBy(folder, key="_part", include_key=False)
-        lazy.with_columns(_part=number).sink_parquet(sink, mkdir=True, engine="streaming")
-        for part in sorted(Path(folder).iterdir()):
-            yield pl.read_parquet(part / "*.parquet")
+        for start in range(0, rows, PART):
+            stretch = lazy.slice(start, PART).collect().with_columns(_part=number)
+            for (part,), some in stretch.partition_by("_part", include_key=False, as_dict=True).items():
+                place = Path(folder) / str(part)
+                place.mkdir(exist_ok=True)
+                some.write_parquet(place / f"{start}.parquet", compression="lz4")
+        for place in sorted(Path(folder).iterdir()):
+            yield pl.read_parquet(place / "*.parquet")
 
 
 def _find_few(values: pl.Series) -> pl.Series | None:

@@ -44,6 +44,13 @@ def test_rows_of_one_key_stay_together_and_none_is_lost(tmp_path: Path, lazy: bo
     assert sum(map(len, keys)) == len(set().union(*keys))
 
 
+def test_an_empty_file_is_one_empty_part(tmp_path: Path) -> None:
+    """No rows are still judged: batch rules have their say."""
+    make_frame().clear().write_parquet(tmp_path / "frame.parquet")
+    (part,) = parts.split(pl.scan_parquet(tmp_path / "frame.parquet"), ["id"], lambda one: one)
+    assert len(part) == 0 and parts.ROW in part.columns
+
+
 @pytest.mark.usefixtures("small")
 def test_a_value_is_judged_once_and_all_its_rows_fail() -> None:
     """The sight by value has each shop once; a failing one leads back to every row that has it."""
