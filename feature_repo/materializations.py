@@ -7,6 +7,7 @@ answer's features can be read back from the lake. A row that was never closed: a
 import fcntl
 import json
 import sqlite3
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Materializations:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "materializations.db"
         self._lock = folder / "_online.lock"
+        self._connection: sqlite3.Connection | None = None
 
     @contextmanager
     def writing(
@@ -61,11 +63,15 @@ class Materializations:
             json.dumps(dict(snapshot.versions)),
         )
         names = "started_at, since, until, snapshot, versions"
-        with self._locked(), closing(self._open()) as log:
+        with self._locked():
+            log = self._connect()
             before = _newest(log)
             insert = f"INSERT INTO materializations ({names}) VALUES (?, ?, ?, ?, ?)"  # noqa: S608
+            log.execute("PRAGMA synchronous=FULL")
             row = log.execute(insert, (_now(), *told)).lastrowid
             yield before
+            # Need not outlive a power cut: a write that was never closed is one that may have been done.
+            log.execute("PRAGMA synchronous=NORMAL")
             log.execute("UPDATE materializations SET ended_at = ? WHERE id = ?", (_now(), row))
 
     def read(self) -> list[Materialization]:
@@ -91,9 +97,17 @@ class Materializations:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
+    def _connect(self) -> sqlite3.Connection:
+        # Kept open: the last connection to close would sync all of the file, at every write.
+        if self._connection is None or not self._path.exists():
+            self._connection = self._open()
+            weakref.finalize(self, self._connection.close)
+        return self._connection
+
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
-        connection.execute("PRAGMA synchronous=FULL")
+        # The lock keeps threads apart.
+        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
         connection.execute(SCHEMA)
         return connection
 
