@@ -223,7 +223,8 @@ def _batch_definition() -> Any:
     import great_expectations as gx
 
     # GX reports its temporary folders at INFO; a reader of the run has no use for them.
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     asset = context.data_sources.add_pandas("frames").add_dataframe_asset("batch")

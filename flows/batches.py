@@ -21,6 +21,7 @@ from flows.manifests import LANDED, STOPPED, Manifest, read_history, record_mani
 from flows.project import Project
 from flows.quarantine import apply_decisions, quarantine_rows, read_decisions
 
+REMEMBERED = timedelta(days=70)  # how far back a batch is compared with its own past
 MAX_QUARANTINED = 0.05  # a batch that loses more of its rows than this is not a few bad rows
 
 
@@ -71,7 +72,7 @@ def _take_in(
     if not stops:
         changes = _compare(project, batch, good)
         quarantine_rows(lake, table, batch.id, period, bad)
-        stamped = good.with_columns(pl.lit(batch.id).alias("batch_id"))
+        stamped = good.select(*table.schema, pl.lit(batch.id).alias("batch_id"))
         version = lake.replace(table.name, stamped, period, table.known_at)
     return Manifest(
         batch_id=batch.id,
@@ -154,7 +155,7 @@ def validate_rows(
         period,
         rules=project.suite(table.name, period),
         add_columns=lambda checked: project.add_check_columns(table.name, checked, lookup),
-        history=read_history(known, table.name, period.since),
+        history=read_history(known, table.name, period.since, back=REMEMBERED),
         time_zone=project.problem.time_zone,
     )
 

@@ -91,8 +91,12 @@ def high_water(known: pl.DataFrame, table: str) -> datetime | None:
     return newest
 
 
-def read_history(known: pl.DataFrame, table: str, before: datetime | None) -> pl.DataFrame:
+def read_history(
+    known: pl.DataFrame, table: str, before: datetime | None, back: timedelta | None = None
+) -> pl.DataFrame:
     """Return the measures of the table's landed batches that ended by `before`, if given, oldest first.
+
+    With `back`, only of those that began no longer than that before it.
 
     Columns: batch_id, since, until, measure, value (float).
     """
@@ -100,6 +104,7 @@ def read_history(known: pl.DataFrame, table: str, before: datetime | None) -> pl
     schema = {name: kinds[name] for name in ("batch_id", "since", "until")}
     mine = known.filter((pl.col("table") == table) & (pl.col("status") == LANDED))
     mine = mine.filter(pl.col("until") <= before) if before else mine
+    mine = mine.filter(pl.col("since") >= before - back) if before and back else mine
     rows = [
         (batch_id, since, until, measure, value)
         for batch_id, since, until, profile in mine.sort("since")
