@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def measure() -> Iterator[Figure]:
     from tests.damage.catalogue import KINDS
     from tests.damage.harness import build_base, run_all, tell
 
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1) as pool:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
         year = pool.submit(take_in_year, Path(folder) / "year")
         base = build_base(Path(folder) / "base")
         wrong = []
@@ -50,7 +51,7 @@ def measure() -> Iterator[Figure]:
         yield from _judge_year(**year.result())
 
 
-def take_in_year(home: Path) -> dict[str, Any]:
+def take_in_year(home: Path, days: int = 365) -> dict[str, Any]:
     """Take in the bundled year day by day; return what was kept back, what stopped and what was warned of."""
     from feature_repo.settings import Settings
     from flows.ingest import ingest_period
@@ -59,7 +60,7 @@ def take_in_year(home: Path) -> dict[str, Any]:
 
     project = open_project(Settings(home=home))
     told: dict[str, Any] = {"rows": 0, "kept": [], "stopped": [], "warned": []}
-    for n in range(365):
+    for n in range(days):
         day = date(2013, 1, 1) + timedelta(days=n)
         for manifest in ingest_period(project, project.day(day)):
             what = {"table": manifest.table, "day": str(day)}
