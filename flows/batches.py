@@ -67,7 +67,7 @@ def _take_in(
     frame, waived = apply_decisions(read_decisions(lake), table, batch.delivery.frame)
     report = validate_rows(project, table, period, frame, together, known)
     good, bad = split_rows(frame, report, waived)
-    stops = [*report.stops, *_too_many(good, frame)]
+    stops = [*report.stops, *_too_many(good, frame, report)]
     version, changes = -1, ""
     if not stops:
         changes = _compare(project, batch, good)
@@ -177,8 +177,11 @@ def split_rows(
     return good, bad.drop("_row").with_columns(pl.Series("rules", rules, dtype=pl.String))
 
 
-def _too_many(good: pl.DataFrame, frame: pl.DataFrame) -> list[Failure]:
+def _too_many(good: pl.DataFrame, frame: pl.DataFrame, report: Report) -> list[Failure]:
     share = 1 - len(good) / len(frame) if len(frame) else 0.0
     if share <= MAX_QUARANTINED:
         return []
-    return [Failure(f"at most {MAX_QUARANTINED:.0%} of rows quarantined", "batch", f"{share:.1%}")]
+    broken = [f for f in report.failures if f.rows and f.severity == "critical"]
+    most = sorted(broken, key=lambda failure: -len(failure.rows))[:3]
+    told = f"{share:.1%}; most of them: {', '.join(failure.rule for failure in most)}"
+    return [Failure(f"at most {MAX_QUARANTINED:.0%} of rows quarantined", "batch", told)]
