@@ -24,7 +24,10 @@ TAG = "perennial.snapshot"
 
 @dataclass(frozen=True)
 class TableUpkeep:
-    """What became of one table: its files, their bytes, and how many of its versions stay readable."""
+    """What became of one table: its files on disk and how many of its versions stay readable.
+
+    bytes_freed   negative if a compaction wrote more than could be deleted, as needed versions hold the rest
+    """
 
     table: str
     compacted: bool
