@@ -72,7 +72,7 @@ def test_schedules_run_only_where_they_are_wanted(wanted):
 
     settings = load_settings(schedules=wanted)
     schedules = [s for p in PLANS for s in build_deployment(p, settings, "America/New_York").schedules or []]
-    assert len(schedules) == 3
+    assert len(schedules) == len([plan for plan in PLANS if plan.cron]) > 0
     assert all(s.active is wanted and s.schedule.timezone == "America/New_York" for s in schedules)
 
 
