@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import FeatureTable, Period, RawTable
 from feature_repo.lake import Snapshot
+from feature_repo.materializations import Materializations
 from flows.project import Project
 
 STAMP = "event_timestamp"
@@ -58,8 +59,9 @@ def compute_features(
 
 
 def find_unbuilt(project: Project, period: Period) -> Period:
-    """Return the period, begun earlier if a run before it landed batches and was killed before features."""
+    """Return the period, begun earlier if a run before it was killed before its features were online."""
     newest = [project.lake.latest(table.name, STAMP) for table in project.problem.feature_tables]
+    newest.append(Materializations(project.settings.home / "feast").newest_tick())
     built = min((at for at in newest if at is not None), default=period.since)
     return Period(max(min(built, period.since), period.since - REACH), period.until)
 

@@ -150,9 +150,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stack, Ap
     """A real Prefect server and a real runner that serves stand-in flows."""
     folder: Path = tmp_path_factory.mktemp("served")
     (folder / "stand_ins.py").write_text(STAND_INS)
-    ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "runner", "service")}
+    ports = {
+        f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "runner", "service", "reports")
+    }
     settings = load_settings(home=folder / "home", **ports)
-    server, _, runner, _ = build_services(settings)
+    services = {service.name: service for service in build_services(settings)}
+    server, runner = services["prefect"], services["runner"]
     paths = {"PYTHONPATH": f"{PROJECT}:{folder}"}
     runner = replace(
         runner,
