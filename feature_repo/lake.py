@@ -195,7 +195,8 @@ class Lake:
         """Return the table's commits up to a version, newest first, with the `origin` of each."""
         if not self.has(table):
             return []
-        return DeltaTable(str(self._path(table)), version=version).history()
+        commits = DeltaTable(str(self._path(table))).history()
+        return [commit for commit in commits if version is None or commit["version"] <= version]
 
     def count_files(self, table: str) -> int:
         """Return how many files the newest version of a table is made of."""

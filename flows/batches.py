@@ -46,9 +46,15 @@ class Batch:
 
     @property
     def id(self) -> str:
-        """The batch's name: table, period and the start of its hash."""
+        """The batch's name: table, period, the start of its hash, and which revision if not the first."""
         stretch = f"{self.period.since:%Y%m%dT%H%M}-{self.period.until:%Y%m%dT%H%M}"
-        return f"{self.table.name}-{stretch}-{self.sha256[:8]}"
+        again = f"-r{self.revision}" if self.revision > 1 else ""
+        return f"{self.table.name}-{stretch}-{self.sha256[:8]}{again}"
+
+    @property
+    def revision(self) -> int:
+        """1, or more for a place that the source restates."""
+        return self.before.revision + 1 if self.before else 1
 
 
 def take_in(
@@ -91,7 +97,7 @@ def _take_in(
         schema=json.dumps({name: str(kind) for name, kind in frame.schema.items()}),
         profile=json.dumps({**report.profile, "quarantined_share": len(bad) / max(len(frame), 1)}),
         version=version,
-        revision=batch.before.revision + 1 if batch.before else 1,
+        revision=batch.revision,
         changes=changes,
         followed=batch.before is None or bool(stops),
         page=_write_page(project, batch, report, wanted=pages or bool(stops or len(bad) or report.warnings)),
@@ -123,7 +129,7 @@ def _write_page(project: Project, batch: Batch, report: Report, *, wanted: bool)
 
 
 def _tell(failures: Sequence[Failure]) -> str:
-    return "; ".join(f"{failure.rule}: {failure.observed}" for failure in failures)
+    return "; ".join(f"{failure.rule}, but: {failure.observed}" for failure in failures)
 
 
 def validate_rows(

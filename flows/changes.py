@@ -14,6 +14,7 @@ def find_changes(before: pl.DataFrame, after: pl.DataFrame, key: Sequence[str]) 
     Both frames have the same columns; `key` is unique in each.
     """
     others = [name for name in after.columns if name not in key]
+    gone, new = before.join(after, on=key, how="anti"), after.join(before, on=key, how="anti")
     both = before.join(after, on=key, suffix="_after")
     differs = {name: both[name].ne_missing(both[f"{name}_after"]) for name in others}
     changed = (
@@ -32,9 +33,14 @@ def find_changes(before: pl.DataFrame, after: pl.DataFrame, key: Sequence[str]) 
         for row in both.filter(changed).sort(key).head(EXAMPLES).iter_rows(named=True)
     ]
     return {
-        "added": len(after.join(before, on=key, how="anti")),
-        "removed": len(before.join(after, on=key, how="anti")),
+        "added": len(new),
+        "removed": len(gone),
         "changed": int(changed.sum()),
         "columns": columns,
-        "examples": examples,
+        "examples": [*examples, *_name(new, key, "added"), *_name(gone, key, "removed")],
     }
+
+
+def _name(rows: pl.DataFrame, key: Sequence[str], what: str) -> list[str]:
+    shown = rows.select(key).sort(key).head(EXAMPLES)
+    return [f"{' '.join(map(str, row))}: {what}" for row in shown.iter_rows()]

@@ -224,7 +224,12 @@ def backfill(
     first, end = _to_day(since), _to_day(until)
     if first >= end:
         raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
-    _run_flow(ctx.obj, "flows.loop:backfill", since=first, until=end)
+    stopped = _run_flow(ctx.obj, "flows.loop:backfill", quiet=True, since=first, until=end)
+    for batch in stopped:
+        console.print(f"stopped: {batch['batch_id']}: {batch['reasons']}", markup=False, soft_wrap=True)
+    console.print(
+        f"{first} to {end} taken in, {len(stopped)} batches stopped; `perennial quality` shows more"
+    )
 
 
 def _to_day(given: datetime) -> date:
@@ -257,7 +262,11 @@ def restate(
     first, end = _to_day(since), _to_day(until)
     if first >= end:
         raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
-    _run_flow(ctx.obj, "flows.corrections:restate", since=first, until=end)
+    from flows.cli_corrections import show_restated
+
+    show_restated(
+        console, _run_flow(ctx.obj, "flows.corrections:restate", quiet=True, since=first, until=end)
+    )
 
 
 @app.command()
@@ -287,7 +296,7 @@ app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(compact)
 
 
-def _run_flow(settings: Settings, entry: str, **parameters: object) -> None:
+def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
     from flows.stack import build_environment, require_stack
 
@@ -295,8 +304,9 @@ def _run_flow(settings: Settings, entry: str, **parameters: object) -> None:
     os.environ.update(build_environment(settings))
     module, _, name = entry.partition(":")
     result = getattr(importlib.import_module(module), name)(**parameters)
-    if result is not None:
+    if result is not None and not quiet:
         console.print(result)
+    return result
 
 
 def main() -> None:

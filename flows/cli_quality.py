@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 console = Console()
@@ -22,6 +23,9 @@ def quality(
     from flows.project import open_project
 
     project = open_project(ctx.obj)
+    names = [raw.name for raw in project.problem.raw]
+    if table and table not in names:
+        raise typer.BadParameter(f"{table!r} is none of {', '.join(names)}", param_hint="--table")
     known = read_manifests(project.lake)
     known = known.filter(table=table) if table else known
     alerts = describe_alerts(list_alerts(known)[:last])
@@ -29,14 +33,17 @@ def quality(
     if as_json:
         print(json.dumps({"newest": newest, "odd": alerts}, indent=1))
         return
-    drawn = Table("table", "landed until", "rows", "quarantined", "duplicates", "emptiest columns")
+    drawn = Table(title="Newest batch of each table")
+    for name in ("table", "landed until (UTC)", "rows", "quarantined", "duplicates", "emptiest columns"):
+        drawn.add_column(name, overflow="fold")
     for row in newest:
-        drawn.add_row(*(str(row[name]) for name in row if name != "measures"))
+        drawn.add_row(*(escape(str(row[name])) for name in row if name != "measures"))
     console.print(drawn)
     for alert in alerts:
         console.print(
             f"{alert['until']}  {alert['table']}  {alert['status']}: {alert['what']}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
     if not alerts:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="Rows that broke a rule: list, show, let in after a fix.")
@@ -37,9 +38,11 @@ def list_rows(
     if not told:
         console.print("no row was let in yet" if readmitted else "no row is in quarantine")
         return
-    drawn = Table(*names)
+    drawn = Table()
+    for name in names:
+        drawn.add_column(name, overflow="fold")
     for row in told:
-        drawn.add_row(*row.values())
+        drawn.add_row(*(escape(value) for value in row.values()))
     console.print(drawn)
 
 
@@ -92,5 +95,5 @@ def readmit(
         waive=waive,
     )
     features = ", ".join(f"{name} {rows} rows" for name, rows in (followed.features or {}).items())
-    console.print(f"let in: {', '.join(row_ids)}")
+    console.print(f"let in: {', '.join(dict.fromkeys(row_ids))}", markup=False)
     console.print(f"features computed anew: {features or 'none'}; labels: {followed.labels}")

@@ -43,8 +43,12 @@ def dataset(
         print(json.dumps({**asdict(told), "same": told.same, "code_now": now}, default=str))
     else:
         console.print(f"snapshot  {told.snapshot}, until {told.until:%Y-%m-%d %H:%MZ}, {told.rows:,} rows")
-        console.print(f"recorded  {told.recorded}  by code {told.code}", soft_wrap=True, highlight=False)
-        console.print(f"rebuilt   {told.rebuilt}  by code {now}", soft_wrap=True, highlight=False)
+        console.print(
+            f"recorded  {told.recorded}  by code {told.code}", soft_wrap=True, highlight=False, markup=False
+        )
+        console.print(
+            f"rebuilt   {told.rebuilt}  by code {now}", soft_wrap=True, highlight=False, markup=False
+        )
         console.print("the same" if told.same else "they differ")
     if not told.same:
         raise typer.Exit(1)
@@ -104,7 +108,12 @@ def compact(
     console.print(table)
     console.print(f"snapshots: {done.snapshots_kept} kept, {done.snapshots_dropped} dropped")
     if done.not_vacuumed:
-        console.print(done.not_vacuumed, soft_wrap=True)
+        _say(done.not_vacuumed)
+
+
+def _say(text: str) -> None:
+    # What is told holds data: none of it is markup.
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def _choose(
@@ -125,7 +134,7 @@ def _choose(
         chosen = project.journal.sample_predictions(period, sample)
     if not chosen:
         raise NotEnoughData(
-            f"prediction {prediction_id}" if prediction_id else "predictions to sample",
+            f"prediction {prediction_id!r}" if prediction_id is not None else "predictions to sample",
             got="none",
             expected="one in the journal",
             next_step=f"Look into {project.settings.home / 'journal'}; ids are in every answer.",
@@ -147,11 +156,15 @@ def _show(told: "Sequence[Replay]", *, single: bool) -> None:
 
     for one in told:
         if single or one.status != "exact":
-            console.print(f"{one.prediction_id}: {one.status}. {one.why}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{one.prediction_id}: {one.status}. {one.why}", soft_wrap=True, highlight=False, markup=False
+            )
             console.print(f"  model version {one.model_version}, feature snapshot {one.snapshot}")
-            console.print(f"  score {one.score!r}, again {one.recomputed!r}", highlight=False)
+            _say(f"  score {one.score!r}, again {one.recomputed!r}")
             for name, (was, now) in one.differing.items():
-                console.print(f"  {name}: answered with {was!r}, the lake says {now!r}", soft_wrap=True)
+                console.print(
+                    f"  {name}: answered with {was!r}, the lake says {now!r}", soft_wrap=True, markup=False
+                )
     counts = _sum_up(told)
     text = ", ".join(f"{counts[name]} {name}" for name in ("exact", "explained", "different", "gone"))
     console.print(f"{len(told)} replayed: {text} ({PROMISE})", soft_wrap=True)

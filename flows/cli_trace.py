@@ -136,6 +136,7 @@ def _draw_feature(tree: Tree, row: "FeatureRow", rows: bool) -> None:
 def _draw_source(tree: Tree, source: "SourceRows", rows: bool) -> None:
     branch = tree.add(
         f"{source.rows:,} rows of {source.table} version {source.version}, {source.sha256[:12]}"
+        + ("" if source.exact else "; as they are now: what it was computed from is no longer there")
     )
     for origin in source.batches[:SHOWN_BATCHES]:
         branch.add(f"batch {escape(origin.batch_id)}: {origin.rows:,} rows, {origin.status}")

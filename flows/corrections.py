@@ -18,7 +18,9 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period
 from flows.batches import Batch, take_in
+from flows.data_quality import write_metrics
 from flows.features import STAMP, refresh_online, write_features
+from flows.ingest import is_busy
 from flows.label import TABLE as LABELS
 from flows.label import label_period
 from flows.lineage import emit_features, emit_ingest
@@ -116,14 +118,22 @@ def describe(manifests: Sequence[Manifest]) -> list[dict[str, Any]]:
                 "status": m.status if m.status == LANDED else f"{m.status}: {m.reasons}",
                 "revision": m.revision,
                 **{name: changes.get(name, 0) for name in ("added", "removed", "changed")},
+                "in quarantine": m.quarantined,
                 "columns": columns,
                 "examples": "; ".join(changes.get("examples", [])),
+                "page": m.page,
             }
         )
     return rows
 
 
-@task(name="corrections", cache_policy=NO_CACHE)
+@task(
+    name="corrections",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=15,
+    retry_condition_fn=is_busy,
+)
 def correct(project: Project, period: Period) -> tuple[list[Manifest], Followed]:
     """Land what the source restated in the period, and bring everything after it."""
     from flows.summary import publish_table
@@ -131,17 +141,28 @@ def correct(project: Project, period: Period) -> tuple[list[Manifest], Followed]
     told = restate_period(project, period)
     followed = follow_corrections(project)
     emit_ingest(project, told)
-    if told or followed.batches:
+    told += _read_earlier(project, set(followed.batches) - {m.batch_id for m in told})
+    if told:
         publish_table("corrections", describe(told), "Batches that the source restated, and what changed")
+        write_metrics(project)
     return told, followed
+
+
+def _read_earlier(project: Project, batches: set[str]) -> list[Manifest]:
+    # Landed by a run that was killed before it could tell of them.
+    known = read_manifests(project.lake).filter(pl.col("batch_id").is_in(list(batches)))
+    return [Manifest(**row) for row in known.iter_rows(named=True)]
 
 
 @flow(name="restate")
 def restate(since: date, until: date) -> dict[str, Any]:
     """Ask the source anew for the days from `since` up to and without `until`; land what has changed."""
     project = open_project()
-    told, followed = correct(project, Period(project.day(since).since, project.day(until).since))
-    return {"restated": describe(told), "followed": asdict(followed)}
+    period = Period(project.day(since).since, project.day(until).since)
+    known = read_manifests(project.lake).filter(status=LANDED)
+    asked = known.filter((pl.col("until") > period.since) & (pl.col("since") < period.until))
+    told, followed = correct(project, period)
+    return {"asked": len(asked), "restated": describe(told), "followed": asdict(followed)}
 
 
 def recheck(project: Project, before: datetime, days: int) -> Period:

@@ -20,6 +20,7 @@ from flows.quarantine import read_quarantine
 
 METRICS = Path("metrics") / "data.prom"
 PLOTS = Path("pages") / "quality"
+STAMP = "event_timestamp"
 LATEST = 20  # alerts shown beside a run
 SHOWN = ("rows", "quarantined_share", "duplicates", "age_hours")  # measures of a table, plotted first
 
@@ -43,7 +44,8 @@ def read_quality(lake: Lake, table: str) -> pl.DataFrame:
 def read_newest(known: pl.DataFrame, table: RawTable) -> dict[str, Any]:
     """Return how far a table has landed and what its newest landed batch measured, for people."""
     series = read_history(known, table.name, None)
-    measures = dict(series.filter(until=series["until"].max()).select("measure", "value").iter_rows())
+    last = series.filter(pl.col("until") == series["until"].max()) if len(series) else series
+    measures = dict(last.select("measure", "value").iter_rows())
     nulls = {
         name.removesuffix(".null_share"): value
         for name, value in measures.items()
@@ -90,6 +92,15 @@ def write_metrics(project: Project) -> Path:
     alerts = Gauge("perennial_data_alerts", "Oddities of the newest batch.", ("table",), registry=into)
     stopped = Gauge("perennial_data_stopped", "1 if the newest batch stopped.", ("table",), registry=into)
     waiting = Gauge("perennial_quarantine_rows", "Rows in quarantine.", ("table",), registry=into)
+    built = Gauge(
+        "perennial_features_until_timestamp_seconds",
+        "The newest tick of the table.",
+        ("table",),
+        registry=into,
+    )
+    for features in project.problem.feature_tables:
+        if newest_tick := project.lake.latest(features.name, STAMP):
+            built.labels(features.name).set(newest_tick.timestamp())
     known, held = read_manifests(project.lake), read_quarantine(project.lake)
     for table in project.problem.raw:
         mine = known.filter(table=table.name)

@@ -36,7 +36,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class SourceRows:
-    """The rows of one raw table that a feature row was computed from."""
+    """The rows of one raw table that a feature row was computed from.
+
+    exact   whether they were read at the version that it was computed from; if not, at the newest one
+    """
 
     table: str
     version: int
@@ -44,6 +47,7 @@ class SourceRows:
     sha256: str
     batches: tuple[Origin, ...]
     first_rows: tuple[Mapping[str, Any], ...]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,16 +183,16 @@ def _find_sources(
     keys: Mapping[str, Any],
     manifests: Mapping[str, Mapping[str, Any]],
 ) -> SourceRows:
-    rows = project.lake.read(raw.name, reach, by=raw.known_at, version=version)
+    rows, exact = project.lake.read(raw.name, reach, by=raw.known_at, version=version), version is not None
     version = project.lake.version(raw.name) if version is None else version
     if not rows.width:
-        return SourceRows(raw.name, version, 0, "", (), ())
+        return SourceRows(raw.name, version, 0, "", (), (), exact)
     rows = _match(rows, {key: value for key, value in keys.items() if key in raw.schema})
     rows = rows.sort(raw.known_at, *raw.key)
     counts = rows.group_by("batch_id", maintain_order=True).len()
     batches = tuple(_find_origin(batch, count, manifests) for batch, count in counts.iter_rows())
     first = tuple(rows.head(SHOWN_ROWS).to_dicts())
-    return SourceRows(raw.name, version, len(rows), content_hash(rows), batches, first)
+    return SourceRows(raw.name, version, len(rows), content_hash(rows), batches, first, exact)
 
 
 def _find_origin(batch_id: str, rows: int, manifests: Mapping[str, Mapping[str, Any]]) -> Origin:

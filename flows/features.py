@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
 
 import polars as pl
 from prefect import task
@@ -14,7 +13,6 @@ from feature_repo.materializations import Materializations
 from flows.project import Project
 
 STAMP = "event_timestamp"
-REACH = timedelta(days=3)  # how far back features are looked for that a killed run left out
 
 
 def build_features(project: Project, period: Period) -> dict[str, pl.DataFrame]:
@@ -60,10 +58,14 @@ def compute_features(
 
 def find_unbuilt(project: Project, period: Period) -> Period:
     """Return the period, begun earlier if a run before it was killed before its features were online."""
-    newest = [project.lake.latest(table.name, STAMP) for table in project.problem.feature_tables]
+    tables = project.problem.feature_tables
+    if not project.lake.has(project.problem.raw[0].name):
+        return period
+    newest = [project.lake.latest(table.name, STAMP) for table in tables]
     newest.append(Materializations(project.settings.home / "feast").newest_tick())
-    built = min((at for at in newest if at is not None), default=period.since)
-    return Period(max(min(built, period.since), period.since - REACH), period.until)
+    # A table that never had a row is computed from the start: it may be one that a kill left out.
+    built = min(at or project.problem.start for at in newest)
+    return Period(min(built, period.since), period.until)
 
 
 def materialize_period(project: Project, frames: Mapping[str, pl.DataFrame], period: Period) -> int:

@@ -13,8 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from feature_repo.contract import Period, RawTable
+from feature_repo.errors import LakeBusy
 from flows.batches import Batch, take_in
-from flows.lineage import emit_ingest
+from flows.lineage import emit_features, emit_ingest
 from flows.manifests import (
     LANDED,
     STOPPED,
@@ -71,7 +72,18 @@ def _unchanged(known: pl.DataFrame, table: str, period: Period) -> Manifest:
     return replace((over or mine)[-1], status=UNCHANGED, reasons="these batches landed before")
 
 
-@task(name="ingest and validate", cache_policy=NO_CACHE)
+def is_busy(task: Any, run: Any, state: Any) -> bool:
+    """Tell whether a step failed only because somebody else writes to the lake: upkeep, say."""
+    return isinstance(state.result(raise_on_failure=False), LakeBusy)
+
+
+@task(
+    name="ingest and validate",
+    cache_policy=NO_CACHE,
+    retries=4,
+    retry_delay_seconds=15,
+    retry_condition_fn=is_busy,
+)
 def ingest(project: Project, period: Period) -> list[Manifest]:
     """Land the period's batches; a stopped one is a warning here and a line in the artifact."""
     manifests = ingest_period(project, period, pages=True)
@@ -112,6 +124,7 @@ def hourly_ingest(hours: int = 1) -> list[dict[str, Any]]:
     manifests = ingest(project, period)
     unbuilt = find_unbuilt(project, period)
     materialize(project, build(project, unbuilt), unbuilt)
+    emit_features(project, unbuilt)
     publish_manifests("hourly-ingest", manifests, project.settings)
     write_metrics(project)
     return [asdict(manifest) for manifest in manifests]

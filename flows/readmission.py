@@ -16,6 +16,7 @@ from feature_repo.contract import Period, RawTable
 from feature_repo.errors import RowRefused
 from flows.batches import validate_rows
 from flows.corrections import Followed, follow_corrections
+from flows.data_quality import write_metrics
 from flows.manifests import landed_batches, read_manifests, record_manifests
 from flows.project import Project
 from flows.quarantine import (
@@ -42,11 +43,21 @@ def readmit(
 
     Raises RowRefused if an id is unknown, or a row still breaks a rule; then none of them is let in.
     """
+    if not why.strip() or not who.strip():
+        raise RowRefused(
+            f"readmission of {', '.join(ids)}",
+            got="no reason" if who.strip() else "nobody who decides",
+            expected="who decides and why, kept for good",
+            next_step='Say why: --reason "...".',
+        )
+    ids = list(dict.fromkeys(ids))
     with project.lake.writer(f"readmission of {', '.join(ids)}"):
         for decision in [_decide(project, one, who, why, dict(changes or {}), waive) for one in ids]:
             record_decision(project.lake, decision)
         _settle(project)
-    return follow_corrections(project)
+    followed = follow_corrections(project)
+    write_metrics(project)
+    return followed
 
 
 def _decide(project: Project, one: str, who: str, why: str, changes: dict[str, Any], waive: bool) -> Decision:
@@ -131,8 +142,14 @@ def _settle(project: Project) -> None:
         if batch:
             # Counted from what is still out, so that a repeat after a kill counts the same.
             out = len(read_quarantine(lake).filter(place=place)) - len(mended)
+            share = {"quarantined_share": out / max(batch.seen, 1)}
             told = replace(
-                batch, accepted=batch.seen - out, quarantined=out, version=lake.version(name), followed=False
+                batch,
+                accepted=batch.seen - out,
+                quarantined=out,
+                profile=json.dumps({**json.loads(batch.profile), **share}),
+                version=lake.version(name),
+                followed=False,
             )
             record_manifests(lake, [told])
         release_rows(lake, rows["id"].to_list())
@@ -148,6 +165,12 @@ def _land(
     project.lake.replace(table.name, both, period, table.known_at)
 
 
+def _refuse_constant(text: str) -> Any:
+    raise RowRefused(
+        f"value {text}", got="no number", expected="a number, text or null", next_step="Use null for missing."
+    )
+
+
 def parse_changes(given: Sequence[str]) -> dict[str, Any]:
     """Read `column=value` pairs; a value is JSON, or else text."""
     changes = {}
@@ -158,7 +181,7 @@ def parse_changes(given: Sequence[str]) -> dict[str, Any]:
                 f"--set {pair}", got="no column=value", expected="such as temp=41.2", next_step="Correct it."
             )
         try:
-            changes[name] = json.loads(value)
-        except ValueError:
+            changes[name] = json.loads(value, parse_constant=_refuse_constant)
+        except json.JSONDecodeError:
             changes[name] = value
     return changes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from feature_repo.errors import PerennialError, RegistryUnavailable
+from feature_repo.errors import NotEnoughData, PerennialError, RegistryUnavailable
 from feature_repo.lake import Lake
 from feature_repo.materializations import Materialization, Materializations
 from flows.project import Project
@@ -20,6 +20,7 @@ KEEP_DAYS = 90
 GRACE_HOURS = 24  # files and snapshots younger than this may be in use by something that is not logged yet
 PAGE = 1_000
 TAG = "perennial.snapshot"
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def read_run_tags(url: str, run_id: str) -> dict[str, str]:
     try:
         return dict(MlflowClient(url, url).get_run(run_id).data.tags)
     except Exception as error:
+        if getattr(error, "error_code", "") in UNKNOWN:
+            raise NotEnoughData(
+                f"run {run_id!r}",
+                got="no such run",
+                expected=f"the id of a training run in MLflow at {url}",
+                next_step="Ids are in the MLflow UI, and `perennial trace` names the run behind an answer.",
+            ) from None
         raise _unreachable(url, f"{type(error).__name__}: {str(error)[:300]}") from error
 
 
@@ -180,6 +188,13 @@ def _find_needed(
     for write in pick_writes(log, now - timedelta(days=keep_days), ttl):
         for table, version in write.snapshot.versions.items():
             needed[table].add(version)
+    # What the features of those answers were computed from, so that they can be traced to their rows.
+    since = (now - timedelta(days=keep_days)).timestamp() * 1_000
+    for features in project.problem.feature_tables:
+        for commit in lake.history(features.name):
+            if "perennial.versions" in commit and commit["timestamp"] >= since:
+                for name, version in json.loads(commit["perennial.versions"]).items():
+                    needed[name].add(version)
     return needed, dropped
 
 

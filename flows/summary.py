@@ -29,8 +29,13 @@ def publish_table(key: str, rows: Sequence[dict[str, Any]], description: str) ->
         return publish(key, "Nothing to show.", description)
     names = list(rows[0])
     lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(str(row[name]) for name in names)} |" for row in rows]
+    lines += [f"| {' | '.join(_escape(str(row[name])) for name in names)} |" for row in rows]
     return publish(key, "\n".join(lines), description)
+
+
+def _escape(cell: str) -> str:
+    # Data may hold what would end a cell or start a tag.
+    return cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def publish_manifests(key: str, manifests: Sequence["Manifest"], settings: Settings) -> None:

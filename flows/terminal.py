@@ -26,6 +26,7 @@ ROLES = {
     "mlflow": "MLflow: compare models, move aliases",
     "runner": "executes the flow runs",
     "service": "predictions: POST /predict, GET /live",
+    "reports": "validation pages, plots of the data, drift reports, /metrics of the data",
 }
 
 

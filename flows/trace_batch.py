@@ -101,7 +101,7 @@ def find_batch(project: Project, batch_id: str) -> Manifest:
             f"batch {batch_id}",
             got=f"{len(found) or 'no'} batches of that id",
             expected="the id of one batch, or the beginning of it",
-            next_step=f"Nearest: {', '.join(near[:5])}." if near else "Take in a batch first.",
+            next_step=f"Nearest of {len(near)}: {', '.join(near[:5])}." if near else "Take in a batch first.",
         )
     return Manifest(**known.row(names.index(found[0]), named=True))
 

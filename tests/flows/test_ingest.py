@@ -73,13 +73,19 @@ def test_a_bad_row_goes_to_quarantine_with_its_rule(make_toy: Make, toy_day: Day
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda f: f.drop("amount"), "column amount exists: missing"),
-        (lambda f: f.with_columns(extra=pl.lit(1)), "no unknown column: column extra"),
-        (lambda f: f.with_columns(pl.col("amount").cast(pl.String)), "column amount is Float64: is String"),
-        (lambda f: f.clear(), "between 1 and 100000 rows: 0"),
+        (lambda f: f.drop("amount"), "column amount exists, but: missing"),
+        (lambda f: f.with_columns(extra=pl.lit(1)), "no unknown column, but: column extra"),
+        (
+            lambda f: f.with_columns(pl.col("amount").cast(pl.String)),
+            "column amount is Float64, but: is String",
+        ),
+        (lambda f: f.clear(), "between 1 and 100000 rows, but: 0"),
         (
             lambda f: f.with_columns(shop=pl.lit("moon")),
-            "at most 5% of rows quarantined: 100.0%; most of them: shop is one of north, south, east, west",
+            (
+                "at most 5% of rows quarantined, but: 100.0%; "
+                "most of them: shop is one of north, south, east, west"
+            ),
         ),
     ],
 )

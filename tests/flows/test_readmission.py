@@ -9,6 +9,7 @@ import pytest
 from feature_repo.contract import Delivery, Period
 from feature_repo.errors import RowRefused
 from flows.corrections import restate_period
+from flows.data_quality import read_newest
 from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.manifests import read_manifests
@@ -122,3 +123,23 @@ def test_changes_are_read_as_json_or_text() -> None:
     assert parse_changes(["a=1.5", "b=null", "c=EWR"]) == {"a": 1.5, "b": None, "c": "EWR"}
     with pytest.raises(RowRefused):
         parse_changes(["nothing"])
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_cannot_be_set(value: str) -> None:
+    """Rules on a range let through what is not a number, so it must not come in here."""
+    with pytest.raises(RowRefused, match=value.removeprefix("-")):
+        parse_changes([f"amount={value}"])
+
+
+def test_a_readmission_needs_a_reason(project: Project) -> None:
+    """Without a reason nothing is let in."""
+    with pytest.raises(RowRefused, match="no reason"):
+        readmit(project, [held_id(project)], who="ada", why=" ", waive=True)
+    assert len(read_quarantine(project.lake)) == 1
+
+
+def test_the_measures_of_a_batch_follow_a_readmission(project: Project) -> None:
+    """The quarantined share in the profile is that of what is still out."""
+    readmit(project, [held_id(project)], who="ada", why="sign error", changes={"amount": 12.5})
+    assert read_newest(read_manifests(project.lake), project.problem.raw[0])["quarantined"] == "0.0%"

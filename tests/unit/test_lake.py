@@ -135,3 +135,16 @@ def test_one_writer_at_a_time(lake: Lake) -> None:
     """A second writer is told who holds the lake."""
     with lake.writer("upkeep"), pytest.raises(LakeBusy, match="upkeep"), lake.writer("ingest"):
         pass
+
+
+def test_the_history_of_an_old_version_ends_at_it(tmp_path: Path) -> None:
+    """Commits after the version are not told, and the newest one at or before it comes first."""
+    lake = Lake(tmp_path)
+    for n in range(3):
+        frame = pl.DataFrame(
+            {"x": [n], "known_at": [START]}, schema_overrides={"known_at": pl.Datetime("us", "UTC")}
+        )
+        period = Period(START, START + timedelta(days=1))
+        lake.replace("t", frame, period, "known_at", origin={"perennial.note": str(n)})
+    told = [(c["version"], c.get("perennial.note")) for c in lake.history("t", 1)]
+    assert told == [(1, "1"), (0, "0")]
