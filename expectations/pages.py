@@ -29,7 +29,14 @@ nav,.modal,.ge-navbar,.navbar,.cooltip,#ge-cta-footer{display:none!important}
 .fa-exclamation-triangle::before{content:"!";color:#b3261e}
 .stop{color:#b3261e}.warn{color:#8a5a00}.fine{color:#187a3a}
 .d-none,.collapse:not(.show){display:block!important}
+.sticky,[id$="-block-1-subheader"],p.m-0,p.m-0+div{display:none!important}
 </style>"""
+
+
+# What means something to Great Expectations only: wrappers of numbers, and who ran it, which is nobody.
+WRAPPED = re.compile(r"np\.\w+\(([^()]*)\)")
+RUN = re.compile(r"<tr>\s*<td[^>]*><div[^>]*>Run (?:Name|Time)</div></td>.*?</tr>", re.DOTALL)
+COMPUTED = re.compile(r">\s*_(\w+)\s*<")
 
 
 def render_page(report: Report, title: str) -> str:
@@ -40,6 +47,7 @@ def render_page(report: Report, title: str) -> str:
         else "<html><head></head><body></body>"
     )
     drawn = FOOT.sub("", REMOTE.sub("", drawn)).replace("</head>", f"{STYLE}</head>", 1)
+    drawn = COMPUTED.sub(r">computed: \1<", RUN.sub("", WRAPPED.sub(r"\1", drawn)))
     name = html.escape(title)
     drawn = re.sub(r"<title>.*?</title>", f"<title>{name}</title>", drawn, count=1, flags=re.DOTALL)
     top = f"<h1>{name}</h1>{_outcome(report)}"
