@@ -221,9 +221,7 @@ def backfill(
     until: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Day after the last one.")],
 ) -> None:
     """Take in a stretch of past days and compute its features, e.g. `backfill 2013-01-01 2013-03-01`."""
-    first, end = _to_day(since), _to_day(until)
-    if first >= end:
-        raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
+    first, end = _to_days(since, until)
     stopped = _run_flow(ctx.obj, "flows.loop:backfill", quiet=True, since=first, until=end)
     for batch in stopped:
         console.print(f"stopped: {batch['batch_id']}: {batch['reasons']}", markup=False, soft_wrap=True)
@@ -232,8 +230,11 @@ def backfill(
     )
 
 
-def _to_day(given: datetime) -> date:
-    return given.date()
+def _to_days(since: datetime, until: datetime) -> tuple[date, date]:
+    first, end = since.date(), until.date()
+    if first >= end:
+        raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
+    return first, end
 
 
 @app.command()
@@ -259,9 +260,7 @@ def restate(
     until: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="Day after the last one.")],
 ) -> None:
     """Ask the source again for days that have landed; what it corrected lands, and all that follows of it."""
-    first, end = _to_day(since), _to_day(until)
-    if first >= end:
-        raise typer.BadParameter(f"{end} is not after {first}", param_hint="UNTIL")
+    first, end = _to_days(since, until)
     from flows.cli_corrections import show_restated
 
     show_restated(
