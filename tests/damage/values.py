@@ -225,13 +225,13 @@ def hour_beside_its_time(d: Delivery) -> Delivery:
     return set_flights(d, few(d.tomorrow, 5), hour=pl.col("hour") - 1)
 
 
-@DAMAGES.rows(schedule=warned("carrier flew here in the last four weeks: ZZ"))
+@DAMAGES.rows(schedule=warned("carrier flew here in the last four weeks, but: ZZ"))
 def new_carrier(d: Delivery) -> Delivery:
     """A carrier that never flew here has twenty flights tomorrow: that happens, and is told."""
     return set_flights(d, few(d.tomorrow, 20), carrier="ZZ", flight=pl.int_range(pl.len()) + 1)
 
 
-@DAMAGES.rows(schedule=warned("flown to in the last four weeks: YYZ"))
+@DAMAGES.rows(schedule=warned("flown to in the last four weeks, but: YYZ"))
 def new_destination(d: Delivery) -> Delivery:
     """Three flights of tomorrow go where none went before: that happens, and is told."""
     return set_flights(d, few(d.tomorrow, 3), dest="YYZ", distance=366)

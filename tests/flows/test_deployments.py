@@ -32,6 +32,10 @@ def monitor(until: datetime | None = None): ...
 @flow
 def backfill(since: date, until: date): ...
 @flow
+def restate(since: date, until: date): ...
+@flow
+def upkeep(keep_days: int = 30): ...
+@flow
 def rollback(reason: str): ...
 @flow
 def promote(version: int, reason: str): ...
@@ -176,7 +180,8 @@ def test_the_server_lists_what_a_person_may_run(served):
         d["name"]: d["parameter_openapi_schema"]["properties"] for d in api.post("/deployments/filter", {})
     }
     assert set(found) == {
-        "daily-loop", "hourly-ingest", "retrain", "monitor", "backfill", "rollback", "promote"
+        "daily-loop", "hourly-ingest", "retrain", "monitor", "backfill", "restate", "upkeep", "rollback",
+        "promote",
     }  # fmt: skip
     assert found["promote"]["version"]["type"] == "integer"
     assert found["backfill"]["since"]["format"] == "date"
