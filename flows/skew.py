@@ -1,6 +1,6 @@
 """The skew probe: journalled answers' features made again from the lake and from raw rows, and compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,8 +15,9 @@ from flows.ingest import landed_until
 from flows.policy.skew import SkewVerdict, find_wrong, judge_skew
 from flows.project import Project, open_project
 from flows.skew_causes import find_causes
-from flows.skew_values import build_columns, read_requests
+from flows.skew_values import Asked, build_columns, read_requests
 from flows.summary import publish_table
+from services.journal import Prediction
 from services.wire import Wire
 
 TABLE = "skew"
@@ -58,11 +59,19 @@ def probe_skew(project: Project, wire: Wire, period: Period, at_most: int = AT_M
     """
     until = min(period.until, landed_until(project))
     reached = Period(min(period.since, until), until)
-    asked = read_requests(project, wire, project.journal.sample_predictions(reached, at_most))
+    asked, verdict = compare_answers(project, wire, project.journal.sample_predictions(reached, at_most))
+    return SkewReport(period, len(asked.answers), asked.unreadable, verdict)
+
+
+def compare_answers(
+    project: Project, wire: Wire, answers: Sequence[Prediction]
+) -> tuple[Asked, SkewVerdict]:
+    """Compare the features of journalled answers, whatever has landed since, and look for causes."""
+    asked = read_requests(project, wire, answers)
     columns = build_columns(project, asked)
     skewed = any(find_wrong(column).any() for column in columns)
     causes = find_causes(project, asked, columns) if skewed else {}
-    return SkewReport(period, len(asked.answers), asked.unreadable, judge_skew(columns, causes))
+    return asked, judge_skew(columns, causes)
 
 
 def keep_report(project: Project, report: SkewReport) -> None:

@@ -104,7 +104,8 @@ class _Look:
             except NotEnoughData:
                 continue
             words = "raw rows that came late or were corrected since the lake's features were computed"
-            yield Alternative("late data", words, self._shift(table, frame, timedelta(0)))
+            told = self._shift(table, frame, timedelta(0))
+            yield Alternative("late data", words, told, against="computed")
 
     def _find_raw_versions(self, table: FeatureTable) -> list[Mapping[str, int]]:
         """Return the raw versions that the newest commits of the table were computed from."""

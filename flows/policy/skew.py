@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -52,11 +53,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """Values that would have been told if that cause were at work: one, or a list, for each wrong value."""
+    """Values that would have been told if that cause were at work: one, or a list, for each wrong value.
+
+    against  where this side of the column is what was told as well, the cause explains nothing
+    """
 
     cause: str
     words: str
     values: pl.Series
+    against: Literal["joined", "computed"] = "joined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +147,7 @@ def explain(column: Column, alternatives: Sequence[Alternative]) -> Cause:
     """Return the likeliest cause of wrong values; `column` and the alternatives hold those alone."""
     expected = pick_expected(column)
     found = [*_find_plain(column, expected), *_find_casts(column.told, expected)]
-    found += [_match(column.told, one) for one in alternatives]
+    found += [_match(column, one) for one in alternatives]
     found += _find_units(column.told, expected)
     best = max(found, key=lambda one: (round(one.share, 6), -CAUSES.index(one.name)))
     if best.share >= MIN_SHARE:
@@ -151,12 +156,14 @@ def explain(column: Column, alternatives: Sequence[Alternative]) -> Cause:
     return Cause("definition", f"computed in another way than the feature is defined{told}", 1 - best.share)
 
 
-def _match(told: pl.Series, one: Alternative) -> Cause:
+def _match(column: Column, one: Alternative) -> Cause:
+    told = column.told
+    differs = ~told.eq_missing(getattr(column, one.against)) & ~column.miscast
     if one.values.dtype == pl.List:
         pairs = pl.DataFrame({"told": told, "any": one.values})
-        fits = pairs.select(pl.col("any").list.contains(pl.col("told"))).to_series()
-        return Cause(one.cause, one.words, _share(fits & told.is_not_null()))
-    return Cause(one.cause, one.words, _share(told.eq_missing(one.values)))
+        held = pairs.select(pl.col("any").list.contains(pl.col("told"))).to_series()
+        return Cause(one.cause, one.words, _share(held.fill_null(value=False) & told.is_not_null() & differs))
+    return Cause(one.cause, one.words, _share(told.eq_missing(one.values) & differs))
 
 
 def _find_plain(column: Column, expected: pl.Series) -> list[Cause]:
