@@ -63,9 +63,7 @@ def probe_skew(project: Project, wire: Wire, period: Period, at_most: int = AT_M
     return SkewReport(period, len(asked.answers), asked.unreadable, verdict)
 
 
-def compare_answers(
-    project: Project, wire: Wire, answers: Sequence[Prediction]
-) -> tuple[Asked, SkewVerdict]:
+def compare_answers(project: Project, wire: Wire, answers: Sequence[Prediction]) -> tuple[Asked, SkewVerdict]:
     """Compare the features of journalled answers, whatever has landed since, and look for causes."""
     asked = read_requests(project, wire, answers)
     columns = build_columns(project, asked)

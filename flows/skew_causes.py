@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import polars as pl
 
@@ -20,169 +21,182 @@ from flows.skew_values import Asked, find_newest, reach, take
 STAMP = "event_timestamp"
 SAMPLE = 200  # wrong values of a feature that are looked into
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-CLOCKS = (-5, -4, 4, 5)  # hours between UTC and a local clock, for want of an offset that fits
+CLOCKS = (-5, -4, 4, 5)  # hours between UTC and a local clock that did not change when it should have
 LATER = 6  # steps after the request
 EARLIER = 24  # steps before it
 OLD_VERSIONS = 3  # of a table, looked into for what it held before
 EVER = timedelta(days=3650)
+MIXED = (("local time taken for UTC", 1), ("UTC taken for local time", -1))
+LATE = "the lake held that value before: rows came late or were corrected"
+LATE_RAW = "raw rows came late or were corrected after the lake's features were computed"
+LATE_ONLINE = "it was online when the answer was given; the lake's value has changed since"
+
+
+@dataclass(frozen=True)
+class Supposed:
+    """All features of a table as they would have been told if a cause were at work, row by row."""
+
+    cause: str
+    words: str
+    values: pl.DataFrame
+    against: Literal["joined", "computed"] = "joined"
+
+    def pick(self, name: str, places: pl.Series) -> Alternative:
+        """Return one feature's values at some of the rows."""
+        return Alternative(self.cause, self.words, self.values[name].gather(places), self.against)
 
 
 def find_causes(project: Project, asked: Asked, columns: Sequence[Column]) -> dict[str, Cause]:
     """Return the likeliest cause for every feature with wrong values, judged on some of them."""
     named = {column.name: column for column in columns}
-    wrong = {name: found for name, column in named.items() if len(found := _pick(find_wrong(column)))}
-    tables = {name: table for table in project.problem.feature_tables for name in table.features}
-    causes = {}
-    for name, rows in wrong.items():
-        look = _Look(project, asked.rows[rows.to_list()].with_row_index("_row"), name)
-        others = look.list_stored(tables[name]) if name in tables else look.list_requested()
-        causes[name] = explain(take(named, name, rows), [*others, *_list_columns(named, name, rows)])
-    return causes
+    wrong = {name: rows for name, column in named.items() if len(rows := _pick(find_wrong(column)))}
+    found: dict[str, Cause] = {}
+    for table in (*project.problem.feature_tables, None):
+        names = [name for name in wrong if name in _names_of(project, table)]
+        if not names:
+            continue
+        looked = pl.concat([wrong[name] for name in names]).unique().sort()
+        look = _Look(project, asked.rows[looked.to_list()].with_row_index("_row"))
+        supposed = list(look.suppose_stored(table) if table else look.suppose_requested())
+        for name in names:
+            places = looked.search_sorted(wrong[name])
+            others = [one.pick(name, places) for one in supposed]
+            others += _list_columns(named, name, wrong[name])
+            found[name] = explain(take(named[name], wrong[name]), others)
+    return found
 
 
 @dataclass(frozen=True)
 class _Look:
-    """Wrong values of one feature: their requests, numbered by `_row`."""
+    """Requests with wrong values, numbered by `_row`."""
 
     project: Project
     rows: pl.DataFrame
-    name: str
 
-    def list_stored(self, table: FeatureTable) -> Iterator[Alternative]:
-        """Yield what the feature's table says at other ticks, of other keys, and said before."""
+    def suppose_stored(self, table: FeatureTable) -> Iterator[Supposed]:
+        """Yield what the table says at other ticks and of other keys, and what it said before."""
         decided = self.rows[self.project.problem.decided_at]
         first, last = decided.min(), decided.max()
         assert isinstance(first, datetime)
         assert isinstance(last, datetime)
-        back = max(EARLIER * table.every, 3 * DAY)
-        span = Period(first - table.ttl - back, last + LATER * max(table.every, HOUR))
+        back, ahead = max(EARLIER * table.every, 3 * DAY), LATER * max(table.every, HOUR)
+        span = Period(first - table.ttl - back, last + ahead)
         frame = self.project.lake.read(table.name, span, STAMP, closed="right")
-        yield from self._list_old(table, span)
-        yield from self._list_online(table)
-        yield from self._list_clocks(table, frame)
-        older = []
-        for step in range(-EARLIER, LATER + 1):
-            if step:
-                values = self._shift(table, frame, step * table.every)
-                older += [values.alias(str(step))] if step < 0 else []
-                yield _name_step(table, step, values)
-        yield Alternative(
-            "expiry", "older than the table's limit, and told as fresh", self._shift(table, frame, None)
-        )
-        several = pl.DataFrame(older).select(pl.concat_list(pl.all())).to_series()
-        yield Alternative("stale store", "the value of some older tick", several)
-        yield self._collect_keys(table, frame)
+        yield from self._suppose_late(table, span)
+        yield from self._suppose_online(table)
+        yield from self._suppose_clocks(table, frame)
+        yield from self._suppose_ticks(table, frame)
+        words = "older than the table's limit, and told as fresh"
+        yield Supposed("expiry", words, self._shift(table, frame, timedelta(0), EVER))
+        yield self._suppose_keys(table, frame)
 
-    def list_requested(self) -> Iterator[Alternative]:
+    def suppose_requested(self) -> Iterator[Supposed]:
         """Yield what the request's own features would be by a clock that is off."""
         problem = self.project.problem
-        kinds = problem.request_fields.items()
-        instants = [name for name, kind in kinds if isinstance(kind, pl.Datetime)]
-        if not instants:
-            return
-        for hours in (*CLOCKS, -1, 1):
-            moved = self.rows.with_columns(pl.col(instants) + hours * HOUR)
-            yield self._tell_clock(f"{hours:+} h off", problem.add_request_features(moved)[self.name])
-        for sign, words in ((1, "local time taken for UTC"), (-1, "UTC taken for local time")):
-            local = [
-                (pl.col(name) + sign * _offset(name, problem.time_zone)).alias(name) for name in instants
-            ]
-            moved = problem.add_request_features(self.rows.with_columns(local))
-            yield self._tell_clock(words, moved[self.name])
+        instants = [name for name, kind in problem.request_fields.items() if isinstance(kind, pl.Datetime)]
+        copied = [f.name for f in problem.features if f.source == "request"]
+        moves = [(f"{h:+} h off", [pl.col(n) + h * HOUR for n in instants]) for h in (*CLOCKS, -1, 1)]
+        for words, sign in MIXED:
+            moves.append((words, [pl.col(n) + sign * _offset(n, problem.time_zone) for n in instants]))
+        for words, move in moves if instants else ():
+            moved = problem.add_request_features(self.rows.with_columns(move)).select(copied)
+            yield Supposed("time zone", f"a clock is off: {words}", moved)
 
-    def _list_old(self, table: FeatureTable, span: Period) -> Iterator[Alternative]:
-        lake, words = self.project.lake, "the lake held that value before: rows came late or were corrected"
+    def _suppose_late(self, table: FeatureTable, span: Period) -> Iterator[Supposed]:
+        lake = self.project.lake
         newest = lake.version(table.name)
         for version in range(newest - 1, max(-1, newest - 1 - OLD_VERSIONS), -1):
             if lake.can_read(table.name, version):
                 frame = lake.read(table.name, span, STAMP, version=version, closed="right")
-                yield Alternative("late data", words, self._shift(table, frame, timedelta(0)))
+                yield Supposed("late data", LATE, self._shift(table, frame))
         within = reach(self.rows, self.project, table)
         for versions in self._find_raw_versions(table):
             try:
                 frame = compute_features(self.project, table, within, Snapshot.of(versions))
-            except NotEnoughData:
+            except NotEnoughData:  # retention has dropped them
                 continue
-            words = "raw rows that came late or were corrected since the lake's features were computed"
-            told = self._shift(table, frame, timedelta(0))
-            yield Alternative("late data", words, told, against="computed")
+            yield Supposed("late data", LATE_RAW, self._shift(table, frame), against="computed")
 
     def _find_raw_versions(self, table: FeatureTable) -> list[Mapping[str, int]]:
-        """Return the raw versions that the newest commits of the table were computed from."""
+        """Return the raw versions that the table's newest commits were computed from, if not today's."""
         lake = self.project.lake
         commits = [c["perennial.versions"] for c in lake.history(table.name) if "perennial.versions" in c]
-        distinct = list(dict.fromkeys(commits))[:OLD_VERSIONS]
         current = {name: lake.version(name) for name in table.reads}
-        return [versions for text in distinct if (versions := json.loads(text)) != current]
+        known = [json.loads(text) for text in list(dict.fromkeys(commits))[:OLD_VERSIONS]]
+        return [versions for versions in known if versions != current]
 
-    def _list_online(self, table: FeatureTable) -> Iterator[Alternative]:
-        """Yield what the log of writes says was online when each answer was given."""
-        project = self.project
-        past = OnlinePast(
-            project.lake, project.problem, Materializations(project.settings.home / "feast").read()
-        )
-        late: list[float | None] = []
-        stale: list[float | None] = []
+    def _suppose_online(self, table: FeatureTable) -> Iterator[Supposed]:
+        """Yield what the log of writes says was online when each answer was given, if it says so."""
+        home, problem = self.project.settings.home, self.project.problem
+        past = OnlinePast(self.project.lake, problem, Materializations(home / "feast").read())
+        held, behind = [], []
         try:
             for row in self.rows.iter_rows(named=True):
                 if past.find_write(row["received_at"]) is None:
                     return
-                held = past.find_rows(table, row, row["received_at"])[0]
-                late.append((held.values or {}).get(self.name))
-                stale.append(
-                    (held.values or {}).get(self.name) if self._is_behind(table, row, held.stamp) else None
-                )
-        except NotEnoughData:
+                online = past.find_rows(table, row, row["received_at"])[0]
+                held.append({name: (online.values or {}).get(name) for name in table.features})
+                age = row[problem.decided_at].timestamp() - online.stamp
+                behind.append(age >= table.every.total_seconds())
+        except NotEnoughData:  # the version that was online is gone
             return
-        told = pl.Series(values=stale, dtype=pl.Float64)
-        yield Alternative("stale store", "an older tick was what the store held", told)
-        words = "it was online when the answer was given; the lake's value has changed since"
-        yield Alternative("late data", words, pl.Series(values=late, dtype=pl.Float64))
+        values = _clean(pl.DataFrame(held, schema=dict(table.features)))
+        late = pl.Series(behind)
+        stale = values.select(pl.when(late).then(pl.all()))
+        yield Supposed("stale store", "an older tick was what the store held", stale)
+        yield Supposed("late data", LATE_ONLINE, values)
 
-    def _is_behind(self, table: FeatureTable, row: Mapping[str, datetime], stamp: float) -> bool:
-        return row[self.project.problem.decided_at].timestamp() - stamp >= table.every.total_seconds()
-
-    def _list_clocks(self, table: FeatureTable, frame: pl.DataFrame) -> Iterator[Alternative]:
+    def _suppose_clocks(self, table: FeatureTable, frame: pl.DataFrame) -> Iterator[Supposed]:
         for hours in CLOCKS:
-            yield self._tell_clock(f"a tick {hours:+} h away", self._shift(table, frame, hours * HOUR))
-        decided, zone = self.project.problem.decided_at, self.project.problem.time_zone
-        for sign, words in ((1, "local time taken for UTC"), (-1, "UTC taken for local time")):
-            moved = pl.col(decided) + sign * _offset(decided, zone)
-            yield self._tell_clock(
-                words, self._look_up(table, frame, self.rows.with_columns(_at=moved), table.ttl)
-            )
+            words = f"a clock is off: a tick {hours:+} h away"
+            yield Supposed("time zone", words, self._shift(table, frame, hours * HOUR))
+        problem = self.project.problem
+        for words, sign in MIXED:
+            moved = self._shift(table, frame, sign * _offset(problem.decided_at, problem.time_zone))
+            yield Supposed("time zone", f"a clock is off: {words}", moved)
 
-    def _collect_keys(self, table: FeatureTable, frame: pl.DataFrame) -> Alternative:
-        """Return, for each wrong value, what the newest tick says of any key."""
+    def _suppose_ticks(self, table: FeatureTable, frame: pl.DataFrame) -> Iterator[Supposed]:
+        older = []
+        for step in range(-EARLIER, LATER + 1):
+            if step:
+                values = self._shift(table, frame, step * table.every)
+                yield _name_step(table, step, values)
+                older += [values] if step < 0 else []
+        # As a store that is brought up to date at odd times: of the nearest ticks only, or chance fits too.
+        near = older[-4:]
+        several = [pl.concat_list([part[name] for part in near]).alias(name) for name in table.features]
+        yield Supposed("stale store", "the value of one of the ticks before", pl.select(several))
+
+    def _suppose_keys(self, table: FeatureTable, frame: pl.DataFrame) -> Supposed:
+        """Return what the newest tick says of any key."""
         at = self.project.problem.decided_at
-        every = frame.group_by(STAMP).agg(pl.col(self.name).fill_nan(None)).sort(STAMP)
+        every = frame.group_by(STAMP).agg(pl.col(list(table.features)).fill_nan(None)).sort(STAMP)
         asked = self.rows.select("_row", at).sort(at)
         found = asked.join_asof(every, left_on=at, right_on=STAMP, strategy="backward").sort("_row")
-        return Alternative("another key", "the value of another key at the same tick", found[self.name])
+        return Supposed("another key", "the value of another key at the same tick", found)
 
-    def _shift(self, table: FeatureTable, frame: pl.DataFrame, by: timedelta | None) -> pl.Series:
-        moved = self.rows.with_columns(_at=pl.col(self.project.problem.decided_at) + (by or timedelta(0)))
-        return self._look_up(table, frame, moved, EVER if by is None else table.ttl)
+    def _shift(
+        self,
+        table: FeatureTable,
+        frame: pl.DataFrame,
+        by: timedelta | pl.Expr = timedelta(0),
+        ttl: timedelta | None = None,
+    ) -> pl.DataFrame:
+        """Return the table's features, had the request been decided so much later."""
+        moved = (pl.col(self.project.problem.decided_at) + by).cast(pl.Datetime("us", "UTC"))
+        asked = self.rows.select("_row", *table.keys, _at=moved).sort("_at")
+        found = find_newest(asked, table, frame, "_at", ttl).sort("_row")
+        return _clean(found.select(list(table.features)))
 
-    def _look_up(
-        self, table: FeatureTable, frame: pl.DataFrame, rows: pl.DataFrame, ttl: timedelta
-    ) -> pl.Series:
-        asked = rows.select("_row", "_at", *table.keys).sort("_at")
-        found = find_newest(asked, table, frame, "_at", ttl)
-        return found.sort("_row")[self.name].fill_nan(None)
 
-    def _tell_clock(self, words: str, values: pl.Series) -> Alternative:
-        return Alternative("time zone", f"a clock is off: {words}", values)
-
-
-def _name_step(table: FeatureTable, step: int, values: pl.Series) -> Alternative:
+def _name_step(table: FeatureTable, step: int, values: pl.DataFrame) -> Supposed:
     told = f"the value of {abs(step)} tick{'s' if abs(step) > 1 else ''}"
     if step > 0:
-        return Alternative("from after the request", f"{told} later than the request", values)
+        return Supposed("from after the request", f"{told} later than the request", values)
     if step == -1 and table.every < DAY:
         words = f"{told} before: a window off by one, or a store that is one behind"
-        return Alternative("window", words, values)
-    return Alternative("stale store", f"{told} before", values)
+        return Supposed("window", words, values)
+    return Supposed("stale store", f"{told} before", values)
 
 
 def _list_columns(named: Mapping[str, Column], name: str, rows: pl.Series) -> list[Alternative]:
@@ -190,13 +204,24 @@ def _list_columns(named: Mapping[str, Column], name: str, rows: pl.Series) -> li
     return [
         Alternative("another column", f"the value of {other}", column.joined.gather(rows))
         for other, column in named.items()
-        if other != name and column.told.dtype == kind
+        if other != name and column.joined.dtype == kind
     ]
+
+
+def _names_of(project: Project, table: FeatureTable | None) -> set[str]:
+    if table:
+        return set(table.features)
+    return {f.name for f in project.problem.features if f.source == "request"}
 
 
 def _offset(name: str, time_zone: str) -> pl.Expr:
     local = pl.col(name).dt.convert_time_zone(time_zone)
     return local.dt.base_utc_offset() + local.dt.dst_offset()
+
+
+def _clean(frame: pl.DataFrame) -> pl.DataFrame:
+    kinds: Any = pl.selectors.float()
+    return frame.with_columns(kinds.fill_nan(None))
 
 
 def _pick(wrong: pl.Series) -> pl.Series:

@@ -1,7 +1,7 @@
 """The values that journalled answers used, and the same values anew from the lake and from raw rows."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -170,8 +170,7 @@ def _clean(values: pl.Series, kind: Any) -> pl.Series:
     return told.fill_nan(None) if told.dtype.is_float() else told
 
 
-def take(columns: Mapping[str, Column], name: str, rows: pl.Series) -> Column:
-    """Return one column at some rows, by their numbers."""
-    column = columns[name]
+def take(column: Column, rows: pl.Series) -> Column:
+    """Return a column at some rows, by their numbers."""
     parts = ("told", "joined", "computed", "withheld", "miscast", "absent")
-    return Column(name=name, **{part: getattr(column, part).gather(rows) for part in parts})
+    return Column(name=column.name, **{part: getattr(column, part).gather(rows) for part in parts})

@@ -23,8 +23,8 @@ CAUSES = (
     "from after the request",
     "window",
     "stale store",
-    "another column",
     "units",
+    "another column",
     "another key",
     "definition",
 )

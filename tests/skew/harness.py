@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import polars as pl
@@ -21,12 +21,15 @@ from feature_repo.store import OnlineVector, judge_ages
 from flows.features import build_features, compute_features
 from flows.manifests import LANDED, Manifest, record_manifests
 from flows.project import Project, open_project
-from flows.served import UNFLAGGED
+from flows.skew import compare_answers
 from services.answering import Answering
 from services.journal import Prediction
 from services.live import Serving
 from services.metrics import Metrics
 from services.schemas import build_wire
+
+if TYPE_CHECKING:
+    from tests.skew.mutations import Mutation
 
 STAMP = "event_timestamp"
 FIRST, ASKED, LAST = date(2013, 3, 5), date(2013, 3, 9), date(2013, 3, 12)  # the clocks change on 10 March
@@ -35,7 +38,7 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
 class AsOfStore:
-    """What frames of features hold as of each row's decision, moved by `look` if the clock is off."""
+    """What frames of features hold as of each row's decision, moved by `move` if the clock is off."""
 
     def __init__(
         self, problem: Problem, frames: Frames, move: Callable[[pl.DataFrame], pl.DataFrame] | None = None
@@ -98,7 +101,9 @@ class Base:
     def compute(self, *names: str) -> dict[str, pl.DataFrame]:
         """Compute feature tables of all days, by the code as it is at this moment."""
         table = self.project.problem.table
-        return {name: compute_features(self.project, table(name), find_stretch(self.project)) for name in names}
+        return {
+            name: compute_features(self.project, table(name), find_stretch(self.project)) for name in names
+        }
 
     def copy(self, home: Path) -> "Base":
         """Return the same on a home of its own, whose lake may be changed."""
@@ -121,14 +126,14 @@ def land(project: Project) -> None:
         reached = Period(period.since - table.ahead, period.until)
         frame = project.fetch(table.name, reached).frame.select(list(table.schema))
         project.lake.replace(table.name, frame, reached, table.known_at)
-        told = {name: "" for name in Manifest.__dataclass_fields__} | {"files": "[]", "profile": "{}"}
+        told = dict.fromkeys(Manifest.__dataclass_fields__, "") | {"files": "[]", "profile": "{}"}
         counts = dict.fromkeys(("seen", "accepted"), len(frame)) | {"quarantined": 0, "revision": 1}
         known = {"table": table.name, "since": reached.since, "until": reached.until, "status": LANDED}
         marks = {"batch_id": f"{table.name}/1", "version": 0, "followed": True}
         record_manifests(project.lake, [Manifest(**{**told, **counts, **known, **marks})])
 
 
-def make_requests(project: Project, every: int = 3) -> Iterator[bytes]:
+def make_requests(project: Project, every: int = 5) -> Iterator[bytes]:
     """Yield some flights' requests, asked for two to thirteen hours ahead so that every hour has some."""
     problem = project.problem
     asked = Period(project.day(ASKED).since, project.day(LAST).until)
@@ -165,6 +170,16 @@ def changed(module: Any, **names: Any) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def count_flagged(predictions: Sequence[Prediction]) -> int:
-    """Return how many answers carry a flag."""
-    return sum(one.flags not in UNFLAGGED for one in predictions)
+def judge(mutation: "Mutation", base: Base) -> list[str]:
+    """Inject a skew and return what is wrong with what the probe makes of it."""
+    answers, project = mutation.inject(base)
+    _, verdict = compare_answers(project, build_wire(project.problem), answers)
+    found = {one.name: one for one in verdict.features if one.mismatched}
+    problems = [f"{name} was not found" for name in sorted(mutation.must - set(found))]
+    allowed = mutation.must | mutation.may
+    problems += [f"{name} was found wrongly" for name in sorted(set(found) - allowed)]
+    for name in sorted(mutation.must & set(found)) if mutation.cause else ():
+        cause = found[name].cause
+        if cause is None or cause.name != mutation.cause:
+            problems.append(f"{name} was put down to {cause}, not to {mutation.cause}")
+    return problems
