@@ -15,7 +15,7 @@ import polars as pl
 
 from feature_repo import transforms
 from feature_repo.contract import Period, Problem
-from flows.features import build_features
+from flows.features import write_features
 from flows.project import Project
 from services.journal import Prediction
 from tests.skew.harness import DAY, HOUR, STAMP, Base, changed, find_stretch, land
@@ -396,9 +396,9 @@ def late_rows(base: Base) -> Found:
     """Take-offs of a day land after the answers were given, and features are brought after."""
     copy = _on_copy(base)
     _lose_departures(copy.project)
-    answers = replace(copy, frames=build_features(copy.project, find_stretch(copy.project))).answer()
+    answers = base.answer(_rebuild(copy.project))
     land(copy.project)
-    build_features(copy.project, find_stretch(copy.project))
+    _rebuild(copy.project)
     return answers, copy.project
 
 
@@ -408,6 +408,11 @@ def correction_not_followed(base: Base) -> Found:
     copy = _on_copy(base)
     _lose_departures(copy.project)
     return base.answer(), copy.project
+
+
+def _rebuild(project: Project) -> dict[str, pl.DataFrame]:
+    table, stretch = project.problem.table, find_stretch(project)
+    return {name: write_features(project, table(name), stretch) for name in RECENT}
 
 
 def _lose_departures(project: Project) -> None:
@@ -421,8 +426,8 @@ def lake_by_another_function(base: Base) -> Found:
     """The lake's features and the answers' are those of a function that has since been edited."""
     copy = _on_copy(base)
     with changed(transforms, DEPARTURE_CAP=(-30, 60)):
-        frames = build_features(copy.project, find_stretch(copy.project))
-    return replace(copy, frames=frames).answer(), copy.project
+        frames = _rebuild(copy.project)
+    return base.answer(frames), copy.project
 
 
 @skew("temp", "", may="airport_weather*")
