@@ -40,10 +40,12 @@ class Supposed:
     words: str
     values: pl.DataFrame
     against: Literal["joined", "computed"] = "joined"
+    logged: bool = False
 
     def pick(self, name: str, places: pl.Series) -> Alternative:
         """Return one feature's values at some of the rows."""
-        return Alternative(self.cause, self.words, self.values[name].gather(places), self.against)
+        values = self.values[name].gather(places)
+        return Alternative(self.cause, self.words, values, self.against, self.logged)
 
 
 def find_causes(project: Project, asked: Asked, columns: Sequence[Column]) -> dict[str, Cause]:
@@ -143,8 +145,8 @@ class _Look:
         values = _clean(pl.DataFrame(held, schema=dict(table.features)))
         late = pl.Series(behind)
         stale = values.select(pl.when(late).then(pl.all()))
-        yield Supposed("stale store", "an older tick was what the store held", stale)
-        yield Supposed("late data", LATE_ONLINE, values)
+        yield Supposed("stale store", "an older tick was what the store held", stale, logged=True)
+        yield Supposed("late data", LATE_ONLINE, values, logged=True)
 
     def _suppose_clocks(self, table: FeatureTable, frame: pl.DataFrame) -> Iterator[Supposed]:
         for hours in CLOCKS:

@@ -56,12 +56,14 @@ class Alternative:
     """Values that would have been told if that cause were at work: one, or a list, for each wrong value.
 
     against  where this side of the column is what was told as well, the cause explains nothing
+    logged   it is no guess: a log says that these were the values there
     """
 
     cause: str
     words: str
     values: pl.Series
     against: Literal["joined", "computed"] = "joined"
+    logged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,12 @@ def judge_skew(columns: Sequence[Column], causes: Mapping[str, Cause]) -> SkewVe
 def explain(column: Column, alternatives: Sequence[Alternative]) -> Cause:
     """Return the likeliest cause of wrong values; `column` and the alternatives hold those alone."""
     expected = pick_expected(column)
-    found = [*_find_plain(column, expected), *_find_casts(column.told, expected)]
-    found += [_match(column, one) for one in alternatives]
-    found += _find_units(column.told, expected)
-    best = max(found, key=lambda one: (round(one.share, 6), -CAUSES.index(one.name)))
+    guesses = [*_find_plain(column, expected), *_find_casts(column.told, expected)]
+    guesses += _find_units(column.told, expected)
+    guesses += [_match(column, one) for one in alternatives if not one.logged]
+    logged = [_match(column, one) for one in alternatives if one.logged]
+    ordered = [*logged, *sorted(guesses, key=lambda one: CAUSES.index(one.name))]
+    best = max(ordered, key=lambda one: round(one.share, 6))
     if best.share >= MIN_SHARE:
         return best
     told = f"; of what is known, {best.name} explains {best.share:.0%}" if best.share else ""

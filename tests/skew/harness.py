@@ -22,7 +22,7 @@ from flows.features import build_features, compute_features
 from flows.manifests import LANDED, Manifest, record_manifests
 from flows.project import Project, open_project
 from flows.skew import compare_answers
-from services.answering import Answering
+from services.answering import Answering, Store
 from services.journal import Prediction
 from services.live import Serving
 from services.metrics import Metrics
@@ -93,10 +93,19 @@ class Base:
     ) -> list[Prediction]:
         """Answer every request as the service does, with some of the frames or the problem exchanged."""
         problem = problem or self.project.problem
-        store = AsOfStore(problem, {**self.frames, **(frames or {})}, move)
+        return self.ask(AsOfStore(problem, {**self.frames, **(frames or {})}, move), problem=problem)
+
+    def ask(
+        self, store: Store, period: Period | None = None, problem: Problem | None = None
+    ) -> list[Prediction]:
+        """Answer every request, or those decided in the period, with what a store says."""
+        problem = problem or self.project.problem
         wire = build_wire(problem)
-        rows = [wire.to_row(wire.requests.read(body)[0][0]) for body in self.requests]
-        return Answering(problem, store, NoModels(), Metrics()).answer(rows, self.requests).predictions
+        given = [(wire.to_row(wire.requests.read(body)[0][0]), body) for body in self.requests]
+        if period:
+            given = [one for one in given if period.since <= one[0][problem.decided_at] < period.until]
+        rows, bodies = zip(*given, strict=True)
+        return Answering(problem, store, NoModels(), Metrics()).answer(rows, bodies).predictions
 
     def compute(self, *names: str) -> dict[str, pl.DataFrame]:
         """Compute feature tables of all days, by the code as it is at this moment."""

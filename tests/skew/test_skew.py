@@ -10,11 +10,12 @@ import pytest
 
 from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData
+from flows.features import build_features, materialize_period
 from flows.policy.skew import FeatureSkew
 from flows.skew import METRICS, compare_answers, keep_report, probe_skew, read_skew
 from services.journal import Prediction
 from services.schemas import build_wire
-from tests.skew.harness import ASKED, LAST, Base, build_base, judge, open_on
+from tests.skew.harness import ASKED, FIRST, LAST, Base, build_base, find_stretch, judge, open_on
 from tests.skew.mutations import MUTATIONS, Mutation
 
 
@@ -113,6 +114,35 @@ def test_the_probe_reads_the_journal_and_keeps_what_it_found(base: Base, tmp_pat
     carrier = kept.row(by_predicate=pl.col("feature") == "carrier", named=True)
     assert (carrier["rate"], carrier["cause"]) == (1.0, "spelling")
     assert 'perennial_skew_rate{feature="carrier"} 1.0' in (tmp_path / "home" / METRICS).read_text()
+
+
+def test_the_log_of_writes_tells_a_store_that_was_behind(base: Base, tmp_path: Path) -> None:
+    """Answers by the real online store, an hour late: by their values alone a window might be off as well."""
+    copy = base.copy(tmp_path / "home")
+    noon = base.project.day(LAST).since + timedelta(hours=12)
+    materialize_period(copy.project, base.frames, Period(base.project.day(FIRST).since, noon))
+    behind = copy.ask(copy.project.store, Period(noon + timedelta(hours=1), noon + timedelta(hours=2)))
+    _, verdict = compare_answers(copy.project, build_wire(base.project.problem), behind)
+    assert find(verdict.features, "carrier_late_1d").mismatched == 0
+    for name in ("airport_delay_3h", "temp"):
+        cause = find(verdict.features, name).cause
+        assert cause
+        assert (cause.name, cause.share) == ("stale store", 1.0)
+
+
+def test_the_log_of_writes_tells_a_value_that_has_changed_since(base: Base, tmp_path: Path) -> None:
+    """What was online is in no newer version of the lake: rows came late, and features followed."""
+    copy = base.copy(tmp_path / "home")
+    noon = base.project.day(LAST).since + timedelta(hours=12)
+    warm = base.frames["airport_weather"].with_columns(pl.col("temp") + 1.5)
+    copy.project.lake.replace("airport_weather", warm, find_stretch(copy.project), "event_timestamp", "right")
+    frames = {**base.frames, "airport_weather": warm}
+    materialize_period(copy.project, frames, Period(base.project.day(FIRST).since, noon))
+    given = copy.ask(copy.project.store, Period(noon, noon + timedelta(minutes=59)))
+    build_features(copy.project, find_stretch(copy.project))
+    _, verdict = compare_answers(copy.project, build_wire(base.project.problem), given)
+    skewed = {one.name: one.cause.name for one in verdict.features if one.cause}
+    assert skewed == {"temp": "late data"}
 
 
 def test_without_answers_or_features_the_probe_says_so(base: Base, tmp_path: Path) -> None:
