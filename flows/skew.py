@@ -119,12 +119,16 @@ def write_metrics(project: Project, report: SkewReport) -> Path:
     rate = Gauge("perennial_skew_rate", "Share of a feature's values that are skewed.", label, registry=into)
     values = Gauge("perennial_skew_compared_values", "Values of a feature compared.", label, registry=into)
     held = Gauge("perennial_skew_withheld_values", "Values flagged missing or expired.", label, registry=into)
+    lacking = Gauge(
+        "perennial_skew_lacking_values", "Of these, those that the lake has.", label, registry=into
+    )
     until = Gauge("perennial_skew_until_timestamp_seconds", "End of the period probed.", registry=into)
     until.set(report.period.until.timestamp())
     for one in report.verdict.features:
         rate.labels(one.name).set(one.rate)
         values.labels(one.name).set(one.compared)
         held.labels(one.name).set(one.withheld)
+        lacking.labels(one.name).set(one.lacking)
     path = project.settings.home / METRICS
     write_atomically(path, generate_latest(into).decode())
     return path

@@ -142,7 +142,9 @@ def judge_skew(columns: Sequence[Column], causes: Mapping[str, Cause]) -> SkewVe
     skewed = sorted((one for one in features if one.mismatched), key=lambda one: -one.rate)
     compared, wrong = (sum(getattr(one, name) for one in features) for name in ("compared", "mismatched"))
     head = f"{wrong:,} of {compared:,} values are not what their features have"
-    return SkewVerdict(features, (head, *(_describe(one) for one in skewed)))
+    withheld, lacking = (sum(getattr(one, name) for one in features) for name in ("withheld", "lacking"))
+    told = f"{withheld:,} were withheld as missing or expired; the lake has a value for {lacking:,} of them"
+    return SkewVerdict(features, (head, *(_describe(one) for one in skewed), told))
 
 
 def explain(column: Column, alternatives: Sequence[Alternative]) -> Cause:
