@@ -83,6 +83,12 @@ PLANS = (
         "Compares what was served with the model's reference and with the outcomes; gives a verdict.",
     ),
     Plan(
+        "skew-probe",
+        "flows.skew:skew_probe",
+        "Makes the features of journalled answers again, compares value by value, and names what skews them.",
+        cron="30 4 * * *",
+    ),
+    Plan(
         "backfill",
         "flows.loop:backfill",
         "Takes in a stretch of past days and computes its features. Repeating it changes nothing.",

@@ -34,6 +34,8 @@ def backfill(since: date, until: date): ...
 @flow
 def restate(since: date, until: date): ...
 @flow
+def skew_probe(since: datetime | None = None, until: datetime | None = None, answers: int = 1): ...
+@flow
 def upkeep(keep_days: int = 30): ...
 @flow
 def rollback(reason: str): ...
@@ -180,8 +182,8 @@ def test_the_server_lists_what_a_person_may_run(served):
         d["name"]: d["parameter_openapi_schema"]["properties"] for d in api.post("/deployments/filter", {})
     }
     assert set(found) == {
-        "daily-loop", "hourly-ingest", "retrain", "monitor", "backfill", "restate", "upkeep", "rollback",
-        "promote",
+        "daily-loop", "hourly-ingest", "retrain", "monitor", "backfill", "restate", "skew-probe", "upkeep",
+        "rollback", "promote",
     }  # fmt: skip
     assert found["promote"]["version"]["type"] == "integer"
     assert found["backfill"]["since"]["format"] == "date"
