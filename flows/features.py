@@ -25,8 +25,10 @@ def build_features(project: Project, period: Period) -> dict[str, pl.DataFrame]:
 def write_features(project: Project, table: FeatureTable, period: Period) -> pl.DataFrame:
     """Compute one feature table's ticks in (since, until], put them into the lake and return them.
 
-    The commit says which snapshot of the raw tables they were computed from.
+    The commit says which snapshot of the raw tables they were computed from. Raises DefinitionChanged if a
+    live model takes the table as it was defined before.
     """
+    _ = project.definitions
     snapshot = project.lake.current(table.reads)
     frame = compute_features(project, table, period, snapshot)
     origin = {
@@ -54,7 +56,7 @@ def compute_features(
             **table.features,
         }
     )
-    computed = table.compute(raw, ticks) if ticks else empty
+    computed = table.compute_rows(raw, ticks) if ticks else empty
     return computed.select(empty.columns).sort(STAMP, *table.keys)
 
 
