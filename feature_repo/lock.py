@@ -58,7 +58,7 @@ def require_locked(problem: Problem, lock: Lock, *, complete: bool = True) -> No
             got="; ".join(dict.fromkeys(found)),
             expected=f"what {LOCK.name} says of it",
             next_step=(
-                "Give what changed a new version beside the old one, in a new version of the feature service, "
+                "Give what changed a new version beside the old, in a new version of the feature service, "
                 "and run `perennial features --lock`. If no model was trained on it, take it out of the lock."
             ),
         )
