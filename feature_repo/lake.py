@@ -194,7 +194,7 @@ class Lake:
     def history(
         self, table: str, version: int | None = None, limit: int | None = None
     ) -> list[dict[str, Any]]:
-        """Return the table's commits up to a version, newest first and at most `limit`, with each `origin`."""
+        """Return the table's commits up to a version, newest first, at most `limit`, with each `origin`."""
         if not self.has(table):
             return []
         return DeltaTable(str(self._path(table)), version=version).history(limit)
