@@ -87,11 +87,13 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
     return OnDemandFeatureView(
         name=REQUEST,
         sources=[RequestSource(name=f"{REQUEST}_fields", schema=fields)],
-        schema=[Field(name=name, dtype=Float64, description=meanings[name]) for name in numbers],
+        schema=[Field(name=name, dtype=Float64) for name in numbers],
         feature_transformation=PandasTransformation(udf=namespace["request"], udf_string=source),
         mode="pandas",
         description="What the request itself says, as the model takes it.",
         owner=problem.owner,
+        # Feast refuses fields with a description here: it compares them with what it infers.
+        tags={name: meanings[name] for name in numbers},
     )
 
 

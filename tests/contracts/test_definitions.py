@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import polars as pl
 import pytest
 
 from feature_repo.errors import DefinitionChanged
-from feature_repo.fingerprint import describe_problem
+from feature_repo.fingerprint import describe_problem, fingerprint_all
 from feature_repo.lock import read_lock, require_locked, write_lock
 from feature_repo.problem import PROBLEM
 from flows.features import build_features
@@ -23,6 +27,7 @@ from flows.live_definitions import (
     require_servable,
 )
 from flows.project import Project
+from flows.stack import PROJECT
 from tests import toy
 from tests.packages import FakeRegistry, write_package
 
@@ -55,6 +60,41 @@ def remember(project: Project) -> Project:
 def test_the_features_are_what_the_lock_says() -> None:
     """A locked definition that was edited needs a new version: see `perennial features --lock`."""
     require_locked(PROBLEM, read_lock())
+
+
+def test_feast_knows_what_the_problem_states(tmp_path: Path) -> None:
+    """Owner, description, freshness limit, meanings and fingerprint of a table stand in Feast's registry."""
+    from feature_repo.store import FeatureStore
+
+    store = FeatureStore(tmp_path, PROBLEM)
+    store.apply()
+    told = fingerprint_all(describe_problem(PROBLEM))
+    for table in PROBLEM.feature_tables:
+        view = store._store.get_feature_view(table.name)
+        assert (view.owner, view.ttl, view.description) == (table.owner, table.ttl, table.description)
+        assert view.tags["fingerprint"] == told[table.name]
+        assert {f.name: f.description for f in view.features} == table.meanings
+    service = store._store.get_feature_service(PROBLEM.feature_service)
+    assert dict(service.tags) == told
+    request = store._store.get_on_demand_feature_view("request")
+    assert set(request.tags) == {"local_hour", "weekday"}
+
+
+def test_the_feast_command_works_in_the_folder(tmp_path: Path) -> None:
+    """`feast apply` finds each object once, and registers all of them."""
+    shutil.copytree(Path(PROJECT) / "feature_repo", tmp_path / "feature_repo")
+    (tmp_path / "var" / "feast").mkdir(parents=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("feast"), "apply"],
+        check=False,
+        cwd=tmp_path / "feature_repo",
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"Created feature service {PROBLEM.feature_service}" in done.stdout
 
 
 def test_an_edit_under_a_locked_version_is_refused(tmp_path: Path) -> None:
