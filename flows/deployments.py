@@ -94,6 +94,11 @@ PLANS = (
         "Takes in a stretch of past days and computes its features. Repeating it changes nothing.",
     ),
     Plan(
+        "backfill-features",
+        "flows.feature_backfill:backfill_features",
+        "Computes one feature table, a new one say, over the past that has landed; touches no other.",
+    ),
+    Plan(
         "restate",
         "flows.corrections:restate",
         "Asks the source again for days that have landed; what it corrected lands, and what follows of it.",
