@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from feature_repo.contract import Problem
+import polars as pl
+
+from feature_repo.contract import FeatureTable, Problem
+from feature_repo.online_tables import to_microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +33,39 @@ class OnlineVector:
     ages: Mapping[str, float] = field(default_factory=dict)
 
 
-def judge_rows(problem: Problem, rows: Sequence[tuple[float, Sequence[Any]]], at: datetime) -> OnlineVector:
-    """Return the newest rows that there are, judged at an instant.
+class Freshness:
+    """What may be used of some feature tables' rows. Built once: `judge` is called for each request."""
 
-    rows  for each feature table its row's tick, in seconds since 1970 (0 or less: no row), and its
-          features' values in the order in which the table states them
-    """
-    values: dict[str, Any] = {}
-    missing: list[str] = []
-    expired: dict[str, float] = {}
-    ages: dict[str, float] = {}
-    now = at.timestamp()
-    for table, (stamp, held) in zip(problem.feature_tables, rows, strict=True):
-        if stamp <= 0:
-            missing += table.features
-            values.update(dict.fromkeys(table.features))
-            continue
-        ages[table.name] = age = now - stamp
-        if 0 <= age <= table.ttl.total_seconds():
-            values.update(zip(table.features, map(_take, held), strict=True))
-        else:
-            expired.update(dict.fromkeys(table.features, age))
-            values.update(dict.fromkeys(table.features))
-    return OnlineVector(values, tuple(missing), expired, ages)
+    def __init__(self, tables: Sequence[FeatureTable]) -> None:
+        self._tables = [(table.name, tuple(table.features), table.ttl.total_seconds()) for table in tables]
+        kinds = {name: kind for table in tables for name, kind in table.features.items()}
+        self._names = tuple(kinds)
+        self._whole = tuple(name for name, kind in kinds.items() if kind not in {pl.Float64, pl.String})
+
+    def judge(self, stamps: Sequence[int | None], values: Sequence[Any], at: datetime) -> OnlineVector:
+        """Return the newest rows that there are, judged at an instant.
+
+        stamps  of each table's row, in microseconds since 1970; None: no row
+        values  of all tables' features, in the order in which the tables state them
+        """
+        held = dict(zip(self._names, values, strict=True))
+        missing: tuple[str, ...] = ()
+        expired: dict[str, float] = {}
+        ages: dict[str, float] = {}
+        now = to_microseconds(at)
+        for (table, features, ttl), stamp in zip(self._tables, stamps, strict=True):
+            if stamp is None:
+                missing += features
+                held.update(dict.fromkeys(features))
+                continue
+            ages[table] = age = (now - stamp) / 1e6
+            if not 0 <= age <= ttl:
+                expired.update(dict.fromkeys(features, age))
+                held.update(dict.fromkeys(features))
+        for name in self._whole:
+            if held[name] is not None:
+                held[name] = float(held[name])
+        return OnlineVector(held, missing, expired, ages)
 
 
 def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
@@ -60,15 +73,12 @@ def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at
 
     answer  feature -> values, and feature__ts -> the seconds since 1970 of each one's tick, or 0
     """
-    rows = [
-        (answer[f"{next(iter(table.features))}__ts"][index], [answer[name][index] for name in table.features])
-        for table in problem.feature_tables
-    ]
-    return judge_rows(problem, rows, at)
-
-
-def _take(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return value
-    # NaN stands for null wherever pandas has been.
-    return None if math.isnan(value) else float(value)
+    firsts = (next(iter(table.features)) for table in problem.feature_tables)
+    seconds = [answer[f"{name}__ts"][index] for name in firsts]
+    values = [answer[name][index] for table in problem.feature_tables for name in table.features]
+    return Freshness(problem.feature_tables).judge(
+        [round(second * 1e6) if second > 0 else None for second in seconds],
+        # NaN stands for null wherever pandas has been.
+        [None if isinstance(value, float) and math.isnan(value) else value for value in values],
+        at,
+    )

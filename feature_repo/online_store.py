@@ -7,7 +7,7 @@ one, and `created_timestamp` is not kept.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,14 @@ from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from feature_repo.online_tables import OnlineTable, OnlineTables, VectorQuery
+from feature_repo.online_tables import (
+    EPOCH,
+    MICROSECOND,
+    OnlineTable,
+    OnlineTables,
+    VectorQuery,
+    to_microseconds,
+)
 
 # Feast's value types -> the field of its message, and the column's type. What is not here (lists, maps)
 # is kept as the message itself.
@@ -33,7 +40,6 @@ KINDS = {
     "UNIX_TIMESTAMP": ("unix_timestamp_val", "INTEGER"),
 }
 MESSAGE = ("", "BLOB")
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LakeOnlineStoreConfig(FeastConfigBaseModel):
@@ -79,7 +85,8 @@ class LakeOnlineStore(OnlineStore):
         rows = [
             (
                 *read_key(layout, key),
-                to_microseconds(stamp),
+                # Feast hands over UTC, with or without saying so.
+                to_microseconds(stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)),
                 *(to_column(values.get(name), kind) for name, kind in fields.items()),
             )
             for key, values, stamp, _ in data
@@ -101,13 +108,13 @@ class LakeOnlineStore(OnlineStore):
         asked = fields if requested_features is None else requested_features
         read = self._open(config).read(VectorQuery([layout]), [read_key(layout, key) for key in entity_keys])
         answers: list[tuple[datetime | None, dict[str, Value] | None]] = []
-        for stamp, *columns in read:
+        for (stamp,), columns in read:
             if stamp is None:
                 answers.append((None, None))
                 continue
             held = dict(zip(layout.features, columns, strict=True))
             values = {name: to_value(held[name], fields[name]) for name in asked}
-            answers.append((EPOCH + timedelta(microseconds=stamp), values))
+            answers.append((EPOCH + stamp * MICROSECOND, values))
         return answers
 
     def _open(self, config: RepoConfig) -> OnlineTables:
@@ -159,9 +166,3 @@ def to_value(column: Any, kind: tuple[str, str]) -> Value:
     value = Value()
     setattr(value, field, bool(column) if field == "bool_val" else column)
     return value
-
-
-def to_microseconds(stamp: datetime) -> int:
-    """Return an instant as the tables keep it; Feast hands over UTC, with or without saying so."""
-    aware = stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
-    return (aware - EPOCH) // timedelta(microseconds=1)

@@ -10,12 +10,16 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 STAMP = "event_timestamp"
 JOINED = 60  # SQLite joins at most 64 tables in a statement
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
 Row = tuple[Any, ...]
+Vector = tuple[Row, Row]
 
 
 @dataclass(frozen=True)
@@ -33,29 +37,26 @@ class OnlineTable:
 
 
 class VectorQuery:
-    """Reads the row of one key in each of some tables at once. `keys`: the names to give values of, in order.
-
-    What it reads: for each table, its stamp and its features in order; all null if there is no such row.
-    """
+    """Reads the row of one key in each of some tables at once, given values of `keys` in their order."""
 
     def __init__(self, tables: Sequence[OnlineTable]) -> None:
         self.keys = tuple(key for table in tables for key in table.keys)
-        self.spans: list[tuple[int, int]] = []  # where each table's stamp is, and where its features end
-        self._parts: list[tuple[str, slice]] = []
-        for table in tables:
-            start = self.spans[-1][1] if self.spans else 0
-            self.spans.append((start, start + 1 + len(table.features)))
+        self._parts: list[tuple[str, slice, int]] = []
+        start = 0
         for first in range(0, len(tables), JOINED):
             part = tables[first : first + JOINED]
-            start = sum(len(table.keys) for table in tables[:first])
-            self._parts.append((vector_sql(part), slice(start, start + sum(len(t.keys) for t in part))))
+            end = start + sum(len(table.keys) for table in part)
+            self._parts.append((vector_sql(part), slice(start, end), len(part)))
+            start = end
 
-    def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Row:
-        """Return what the tables hold for the keys' values."""
-        row = Row()
-        for sql, given in self._parts:
-            row += connection.execute(sql, keys[given]).fetchone()
-        return row
+    def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Vector:
+        """Return each table's stamp, and all tables' features; None where there is no row of that key."""
+        stamps: Row = ()
+        values: Row = ()
+        for sql, given, count in self._parts:
+            row = connection.execute(sql, keys[given]).fetchone()
+            stamps, values = stamps + row[:count], values + row[count:]
+        return stamps, values
 
 
 class OnlineTables:
@@ -96,7 +97,7 @@ class OnlineTables:
                 for table, rows in parts
             )
 
-    def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Row]:
+    def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Vector]:
         """Return what a query reads for each row of keys."""
         connection = self.connect()
         return [query.run(connection, row) for row in keys]
@@ -184,10 +185,16 @@ def upsert_sql(table: OnlineTable, overwrite: bool) -> str:
 
 
 def vector_sql(tables: Sequence[OnlineTable]) -> str:
-    """Return the statement that reads the row of one key in each table, as one row."""
-    names = ", ".join(f"t{i}.{quote(name)}" for i, t in enumerate(tables) for name in (STAMP, *t.features))
+    """Return the statement that reads one key's row in each table as one row: stamps, then features."""
+    names = [f"t{i}.{STAMP}" for i in range(len(tables))]
+    names += [f"t{i}.{quote(name)}" for i, table in enumerate(tables) for name in table.features]
     joins = " ".join(
         f"LEFT JOIN {quote(table.name)} t{i} ON " + " AND ".join(f"t{i}.{quote(k)} = ?" for k in table.keys)
         for i, table in enumerate(tables)
     )
-    return f"SELECT {names} FROM (SELECT 1) {joins}"  # noqa: S608
+    return f"SELECT {', '.join(names)} FROM (SELECT 1) {joins}"  # noqa: S608
+
+
+def to_microseconds(instant: datetime) -> int:
+    """Return an aware instant as the tables keep it."""
+    return (instant - EPOCH) // MICROSECOND

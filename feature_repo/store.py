@@ -16,7 +16,7 @@ import polars as pl
 
 from feature_repo.contract import FeatureTable, Period, Problem
 from feature_repo.errors import StoreUnavailable
-from feature_repo.freshness import OnlineVector, judge_ages, judge_rows
+from feature_repo.freshness import Freshness, OnlineVector, judge_ages
 from feature_repo.online_tables import STAMP, OnlineTable, OnlineTables, VectorQuery
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class FeatureStore:
         self._versions = dict(snapshot.versions) if snapshot else {}
         self._online = OnlineTables(home / "feast" / "online.db")
         self._layouts = {table.name: _lay_out(table) for table in problem.feature_tables}
+        self._freshness = Freshness(problem.feature_tables)
         self._query = VectorQuery(list(self._layouts.values()))
 
     def apply(self) -> None:
@@ -60,17 +61,15 @@ class FeatureStore:
 
     def read_historical(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return `rows` with every feature as it was known at each row's `decided_at`."""
-        from feature_repo.definitions import request_numbers
-
-        decided_at = self._problem.decided_at
-        entity_frame = rows.with_columns(pl.col(decided_at).alias(STAMP)).to_pandas()
-        service = self._store.get_feature_service(self._problem.feature_service)
-        given = [name for name in entity_frame.columns if name not in request_numbers(self._problem)]
-        job = self._store.get_historical_features(entity_df=entity_frame[given], features=service)
-        table = pl.from_arrow(job.to_arrow())
-        assert isinstance(table, pl.DataFrame)
-        numbers = [f.name for f in self._problem.features if f.kind == "number"]
-        return table.drop(STAMP).with_columns(pl.col(numbers).cast(pl.Float64))
+        problem = self._problem
+        # As a frame of Polars through Feast's interface: it hands it to the offline store as it is. What
+        # Feast itself would add, the request-time view by way of pandas, is added by the same function.
+        asked = rows.with_columns(pl.col(problem.decided_at).alias(STAMP))
+        service = self._store.get_feature_service(problem.feature_service)
+        job = self._store.get_historical_features(entity_df=asked, features=service)
+        frame = problem.add_request_features(job.to_polars()).drop(STAMP)
+        numbers = [f.name for f in problem.features if f.kind == "number"]
+        return frame.with_columns(pl.col(numbers).cast(pl.Float64))
 
     def write_period(self, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
         """Write what the ticks in (since, until] say, of frames by table name that the lake holds.
@@ -112,18 +111,14 @@ class FeatureStore:
 
         A row needs the join keys and `decided_at` (aware). Raises StoreUnavailable.
         """
-        names, spans, decided_at = self._query.keys, self._query.spans, self._problem.decided_at
+        names, decided_at = self._query.keys, self._problem.decided_at
         try:
-            read = self._online.read(self._query, ([row[name] for name in names] for row in rows))
+            held = self._online.read(self._query, ([row[name] for name in names] for row in rows))
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
         return [
-            judge_rows(
-                self._problem,
-                [((held[start] or 0) / 1e6, held[start + 1 : end]) for start, end in spans],
-                row[decided_at],
-            )
-            for row, held in zip(rows, read, strict=True)
+            self._freshness.judge(stamps, values, row[decided_at])
+            for row, (stamps, values) in zip(rows, held, strict=True)
         ]
 
     def _pick_newest(self, name: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -192,4 +187,6 @@ def _lay_out(table: FeatureTable) -> OnlineTable:
 
 
 def _to_rows(layout: OnlineTable, frame: pl.DataFrame) -> list[tuple[Any, ...]]:
-    return frame.with_columns(pl.col(STAMP).dt.epoch("us")).select(layout.columns).rows()
+    # In the order of the keys, which is that of the file.
+    rows = frame.with_columns(pl.col(STAMP).dt.epoch("us")).select(layout.columns).sort(list(layout.keys))
+    return rows.rows()

@@ -11,6 +11,7 @@ from feature_repo.online_tables import OnlineTable, OnlineTables, VectorQuery
 ONE = OnlineTable("one", {"shop": "TEXT"}, {"a": "REAL", "b": "INTEGER"})
 TWO = OnlineTable("two", {"shop": "TEXT", "size": "TEXT"}, {"c": "TEXT"})
 QUERY = VectorQuery([ONE, TWO])
+NOTHING = ((None, None), (None, None, None))
 
 
 @pytest.fixture
@@ -22,13 +23,13 @@ def tables(tmp_path: Path) -> OnlineTables:
 
 
 def test_a_vector_is_one_row_of_all_tables(tables: OnlineTables) -> None:
-    """Stamp and features of each table in turn; nulls where a table has no such key."""
+    """Stamps, then features, in the order of the tables; nulls where a table has no such key."""
     assert QUERY.keys == ("shop", "shop", "size")
     tables.write([(ONE, [("n", 5, 0.5, 1)]), (TWO, [("n", "big", 6, "x")])])
     assert tables.read(QUERY, [("n", "n", "big"), ("n", "n", "small"), ("m", "m", "big")]) == [
-        (5, 0.5, 1, 6, "x"),
-        (5, 0.5, 1, None, None),
-        (None, None, None, None, None),
+        ((5, 6), (0.5, 1, "x")),
+        ((5, None), (0.5, 1, None)),
+        NOTHING,
     ]
 
 
@@ -38,7 +39,7 @@ def test_more_tables_than_sqlite_joins_are_read_as_well(tmp_path: Path) -> None:
     tables = OnlineTables(tmp_path / "online.db")
     tables.apply(many)
     tables.write([(table, [("k", 1, i)]) for i, table in enumerate(many)])
-    assert tables.read(VectorQuery(many), [["k"] * 100])[0][1::2] == tuple(range(100))
+    assert tables.read(VectorQuery(many), [["k"] * 100])[0] == ((1,) * 100, tuple(range(100)))
 
 
 def test_only_newer_rows_replace_and_only_those_count(tables: OnlineTables) -> None:
@@ -46,16 +47,16 @@ def test_only_newer_rows_replace_and_only_those_count(tables: OnlineTables) -> N
     assert tables.write([(ONE, [("n", 5, 0.5, 1)])]) == 1
     assert tables.write([(ONE, [("n", 4, 0.4, 0), ("m", 4, 0.4, 0)])]) == 1
     assert tables.write([(ONE, [("n", 5, 0.6, 1)])]) == 1
-    assert tables.read(VectorQuery([ONE]), [("n",), ("m",)]) == [(5, 0.6, 1), (4, 0.4, 0)]
+    assert tables.read(VectorQuery([ONE]), [("n",), ("m",)]) == [((5,), (0.6, 1)), ((4,), (0.4, 0))]
     assert tables.write([(ONE, [("n", 4, 0.4, 0)])], overwrite=True) == 1
-    assert tables.read(VectorQuery([ONE]), [("n",)]) == [(4, 0.4, 0)]
+    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((4,), (0.4, 0))]
 
 
 def test_a_write_that_fails_changes_nothing(tables: OnlineTables) -> None:
     """All tables of a write are as before it or as after it."""
     with pytest.raises(sqlite3.Error):
         tables.write([(ONE, [("n", 5, 0.5, 1)]), (TWO, [("n", "big", 6)])])
-    assert tables.read(QUERY, [("n", "n", "big")]) == [(None,) * 5]
+    assert tables.read(QUERY, [("n", "n", "big")]) == [NOTHING]
     assert tables.write([(ONE, [("n", 5, 0.5, 1)])]) == 1
 
 
@@ -84,10 +85,10 @@ def test_readers_do_not_wait_for_the_writer(tables: OnlineTables, tmp_path: Path
     writer = threading.Thread(target=lambda: OnlineTables(tmp_path / "online.db").write([(ONE, rows())]))
     writer.start()
     assert begun.wait(20)
-    assert tables.read(VectorQuery([ONE]), [("n",)]) == [(5, 0.5, 1)]
+    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((5,), (0.5, 1))]
     go_on.set()
     writer.join()
-    assert tables.read(VectorQuery([ONE]), [("n",)]) == [(6, 0.6, 2)]
+    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((6,), (0.6, 2))]
 
 
 def test_rows_go_to_the_file_that_is_there_now(tables: OnlineTables, tmp_path: Path) -> None:
@@ -100,4 +101,4 @@ def test_rows_go_to_the_file_that_is_there_now(tables: OnlineTables, tmp_path: P
     assert not (tmp_path / "online.db").exists()
     OnlineTables(tmp_path / "online.db").apply([ONE, TWO])
     tables.write([(ONE, [("n", 7, 0.7, 3)])])
-    assert tables.read(VectorQuery([ONE]), [("n",)]) == [(7, 0.7, 3)]
+    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((7,), (0.7, 3))]
