@@ -34,16 +34,16 @@ WRITTEN, BY_FEAST = 100_000, 5_000  # rows: Feast's default path takes its time
 READS, READ_ROUNDS = 300, 25  # requests read one by one, a round
 
 
-def build_home(home: Path) -> None:
-    """Compute the year's features into a lake, and keep the year's requests beside it."""
+def build_home(home: Path, period: Period = YEAR) -> None:
+    """Compute the period's features into a lake, and keep its requests beside it."""
     from feature_repo.source import open_source
 
     fetch, lake = open_source(), Lake(home / "lake")
-    raw = {table.name: fetch(table.name, YEAR).frame for table in PROBLEM.raw}
+    raw = {table.name: fetch(table.name, period).frame for table in PROBLEM.raw}
     for table in PROBLEM.feature_tables:
-        frame = table.compute({name: raw[name] for name in table.reads}, table.ticks(YEAR))
+        frame = table.compute({name: raw[name] for name in table.reads}, table.ticks(period))
         columns = [*table.keys, STAMP, *table.features]
-        lake.replace(table.name, frame.select(columns), YEAR, STAMP, closed="right")
+        lake.replace(table.name, frame.select(columns), period, STAMP, closed="right")
     PROBLEM.build_requests(raw).write_parquet(home / "requests.parquet")
 
 
