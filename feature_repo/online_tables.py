@@ -7,6 +7,7 @@ instant. Readers never wait for the writer (WAL), and a kill leaves a table as b
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,14 +87,16 @@ class OnlineTables:
                 connection.execute(create_sql(table))
         return [table.name for table in made]
 
-    def write(self, parts: Iterable[tuple[OnlineTable, Iterable[Row]]], *, overwrite: bool = False) -> int:
+    def write(
+        self, parts: Iterable[tuple[OnlineTable, Iterable[Row]]], *, over: datetime | None = None
+    ) -> int:
         """Upsert rows (in the order of `columns`) of some tables in one transaction; return rows written.
 
-        overwrite  False: a key's row that is newer than the one that comes stays
+        A row does not replace a newer one, unless that one's tick is up to `over`.
         """
         with self._transaction() as connection:
             return sum(
-                max(0, connection.executemany(upsert_sql(table, overwrite), rows).rowcount)
+                max(0, connection.executemany(upsert_sql(table, over), rows).rowcount)
                 for table, rows in parts
             )
 
@@ -121,6 +124,7 @@ class OnlineTables:
                 check_same_thread=False,
             )
             connection.execute("PRAGMA journal_mode=WAL")
+            weakref.finalize(self, connection.close)
             self._connection, self._opened_on = connection, self._identify()
         return self._connection
 
@@ -174,14 +178,16 @@ def create_sql(table: OnlineTable) -> str:
     return f"CREATE TABLE {quote(table.name)} ({', '.join(columns)}, PRIMARY KEY ({keys})) WITHOUT ROWID"
 
 
-def upsert_sql(table: OnlineTable, overwrite: bool) -> str:
+def upsert_sql(table: OnlineTable, over: datetime | None) -> str:
     """Return the statement that writes one row."""
     names, keys = ", ".join(map(quote, table.columns)), ", ".join(map(quote, table.keys))
     changed = ", ".join(f"{quote(n)} = excluded.{quote(n)}" for n in (STAMP, *table.features))
-    newer = "" if overwrite else f" WHERE excluded.{STAMP} >= {quote(table.name)}.{STAMP}"
+    held = f"{quote(table.name)}.{STAMP}"
+    replaced = "" if over is None else f" OR {held} <= {to_microseconds(over)}"
     marks = ", ".join("?" * len(table.columns))
     into = f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})"  # noqa: S608
-    return f"{into} ON CONFLICT ({keys}) DO UPDATE SET {changed}{newer}"
+    update = f"ON CONFLICT ({keys}) DO UPDATE SET {changed}"
+    return f"{into} {update} WHERE excluded.{STAMP} >= {held}{replaced}"
 
 
 def vector_sql(tables: Sequence[OnlineTable]) -> str:

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,20 +92,23 @@ class FeatureStore:
     def refresh(self) -> int:
         """Write each key's newest row anew from the lake, up to the newest tick online; return rows.
 
-        What a correction changed, or took back to an older row, is then online as well.
+        What a correction changed, or took back to an older row, is then online as well. A table whose rows
+        in the lake lack a feature is left as it is: the feature has not been computed for the past.
         """
+        from feature_repo.lake import Snapshot
+
         until = self._log.newest_tick()
-        tables = [t.name for t in self._problem.feature_tables if self._lake.has(t.name)]
-        if until is None or not tables:
+        if until is None:
             return 0
-        snapshot = self._lake.current(tables)
-        with self._log.writing(None, until, snapshot):
-            kept = pl.col(STAMP) <= until
-            newest = {
-                name: self._pick_newest(name, self._lake.read(name, version=version).filter(kept))
-                for name, version in snapshot.versions.items()
-            }
-            return self._write_online(newest, overwrite=True)
+        tables = [t.name for t in self._problem.feature_tables if self._lake.has(t.name)]
+        versions = self._lake.current(tables).versions
+        frames = {name: self._lake.read(name, version=version) for name, version in versions.items()}
+        whole = {n: f for n, f in frames.items() if {*self._layouts[n].columns} <= {*f.columns}}
+        if not whole:
+            return 0
+        newest = {n: self._pick_newest(n, f.filter(pl.col(STAMP) <= until)) for n, f in whole.items()}
+        with self._log.writing(None, until, Snapshot.of({name: versions[name] for name in whole})):
+            return self._write_online(newest, over=until)
 
     def read_online(self, rows: Sequence[Mapping[str, Any]]) -> list[OnlineVector]:
         """Return each row's features as they are now, judged at its `decided_at`.
@@ -126,10 +130,10 @@ class FeatureStore:
         # Nobody can ask for a row without a key.
         return frame.drop_nulls(keys).sort(STAMP).unique(keys, keep="last", maintain_order=True)
 
-    def _write_online(self, frames: Mapping[str, pl.DataFrame], *, overwrite: bool = False) -> int:
+    def _write_online(self, frames: Mapping[str, pl.DataFrame], *, over: datetime | None = None) -> int:
         parts = ((self._layouts[name], _to_rows(self._layouts[name], part)) for name, part in frames.items())
         try:
-            return self._online.write(parts, overwrite=overwrite)
+            return self._online.write(parts, over=over)
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
 

@@ -162,6 +162,18 @@ def test_our_tables_are_those_of_feasts_views(store: FeatureStore) -> None:
     assert store.read_online(ASKED) == before
 
 
+def test_a_feature_that_the_past_lacks_is_missing_and_the_rest_is_served(
+    store: FeatureStore, home: Path
+) -> None:
+    """A new feature of a view empties its table; until the past is computed anew nothing of it is guessed."""
+    wider = dataclasses.replace(VIEWS[0], features={**VIEWS[0].features, "one_new": pl.Float64})
+    changed = FeatureStore(home, dataclasses.replace(TYPED, feature_tables=(wider, VIEWS[1])))
+    changed.apply()
+    vector = changed.read_online(ASKED[:1])[0]
+    assert vector.missing == tuple(wider.features)
+    assert vector.values["two_share"] == -0.5
+
+
 def test_a_home_with_feasts_own_tables_is_filled_from_the_lake(
     make_toy: Callable[..., Project], toy_day: Callable[[int], Period]
 ) -> None:

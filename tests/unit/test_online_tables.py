@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.online_tables import OnlineTable, OnlineTables, VectorQuery
+from feature_repo.online_tables import EPOCH, MICROSECOND, OnlineTable, OnlineTables, VectorQuery
 
 ONE = OnlineTable("one", {"shop": "TEXT"}, {"a": "REAL", "b": "INTEGER"})
 TWO = OnlineTable("two", {"shop": "TEXT", "size": "TEXT"}, {"c": "TEXT"})
@@ -43,13 +43,14 @@ def test_more_tables_than_sqlite_joins_are_read_as_well(tmp_path: Path) -> None:
 
 
 def test_only_newer_rows_replace_and_only_those_count(tables: OnlineTables) -> None:
-    """The same instant replaces, an older one does not unless told to."""
+    """The same instant replaces; an older one only what was there up to a tick that is given."""
     assert tables.write([(ONE, [("n", 5, 0.5, 1)])]) == 1
     assert tables.write([(ONE, [("n", 4, 0.4, 0), ("m", 4, 0.4, 0)])]) == 1
     assert tables.write([(ONE, [("n", 5, 0.6, 1)])]) == 1
     assert tables.read(VectorQuery([ONE]), [("n",), ("m",)]) == [((5,), (0.6, 1)), ((4,), (0.4, 0))]
-    assert tables.write([(ONE, [("n", 4, 0.4, 0)])], overwrite=True) == 1
-    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((4,), (0.4, 0))]
+    assert tables.write([(ONE, [("n", 3, 0.3, 0)])], over=EPOCH + 4 * MICROSECOND) == 0
+    assert tables.write([(ONE, [("n", 3, 0.3, 0)])], over=EPOCH + 5 * MICROSECOND) == 1
+    assert tables.read(VectorQuery([ONE]), [("n",)]) == [((3,), (0.3, 0))]
 
 
 def test_a_write_that_fails_changes_nothing(tables: OnlineTables) -> None:
