@@ -42,12 +42,13 @@ class VectorQuery:
 
     def __init__(self, tables: Sequence[OnlineTable]) -> None:
         self.keys = tuple(key for table in tables for key in table.keys)
-        self._parts: list[tuple[str, slice, int]] = []
+        self._parts: list[tuple[str, slice | None, int]] = []  # statement, its keys (None: all), its tables
         start = 0
         for first in range(0, len(tables), JOINED):
             part = tables[first : first + JOINED]
             end = start + sum(len(table.keys) for table in part)
-            self._parts.append((vector_sql(part), slice(start, end), len(part)))
+            given = None if len(part) == len(tables) else slice(start, end)
+            self._parts.append((vector_sql(part), given, len(part)))
             start = end
 
     def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Vector:
@@ -55,7 +56,9 @@ class VectorQuery:
         stamps: Row = ()
         values: Row = ()
         for sql, given, count in self._parts:
-            row = connection.execute(sql, keys[given]).fetchone()
+            row = connection.execute(sql, keys if given is None else keys[given]).fetchone()
+            if given is None:
+                return row[:count], row[count:]
             stamps, values = stamps + row[:count], values + row[count:]
         return stamps, values
 

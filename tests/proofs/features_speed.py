@@ -16,7 +16,7 @@ from tests.bench.bench_features import (
 
 SIZES = (1, 10, 30)
 MAX_TIME, MAX_MEMORY = 2.0, 2.0  # over the best of the joins by hand
-MAX_BEND = 1.5  # time a row at 30 times the rows, over that at once
+MAX_BEND = 1.5  # processor time a row at 30 times the rows, over that at once
 MIN_ROWS, MIN_SPEEDUP = 50_000, 3.0  # a second into the online store; over Feast's default path
 MAX_READ = 3.0  # over the raw read
 
@@ -56,12 +56,14 @@ def _measure_historical(home: Path) -> Iterator[dict[str, Any]]:
             **{line["way"]: round(line[key], 2) for line in (ours[1], *by_hand)},
         )
     most = max(SIZES)
-    bend = ours[most]["seconds"] / ours[1]["seconds"] / most
+    # Of processor time: a run of half a minute is hit by whatever else goes on, one of half a second is not.
+    bend = ours[most]["cpu_seconds"] / ours[1]["cpu_seconds"] / most
     yield _figure(
-        f"historical retrieval: time a row at {most} times the rows, over that at once",
+        f"historical retrieval: processor time a row at {most} times the rows, over that at once",
         round(bend, 2),
         f"<= {MAX_BEND:g}",
         bend <= MAX_BEND,
+        cpu_seconds={times: round(line["cpu_seconds"], 2) for times, line in ours.items()},
         seconds={times: round(line["seconds"], 2) for times, line in ours.items()},
         peak_mb={times: round(line["peak_mb"]) for times, line in ours.items()},
         polars_peak_mb={line["times"]: round(line["peak_mb"]) for line in lines if line["way"] == "polars"},
