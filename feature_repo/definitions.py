@@ -10,13 +10,13 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, Reques
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.transformation.pandas_transformation import PandasTransformation
-from feast.types import Float64, Int64, String, UnixTimestamp
+from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.contract import FeatureTable, Problem
 from feature_repo.fingerprint import REQUEST, describe_inputs, describe_table, fingerprint, fingerprint_all
 from feature_repo.problem import PROBLEM
 
-TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String}
+TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String, pl.Boolean: Bool}
 
 
 def build_objects(problem: Problem) -> dict[str, Any]:
