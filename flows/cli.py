@@ -250,8 +250,13 @@ def backfill_features(
     ] = None,
 ) -> None:
     """Compute one feature table, a new one say, over the past; the others are not touched."""
-    days = {"since": since.date() if since else None, "until": until.date() if until else None}
-    _run_flow(ctx.obj, "flows.feature_backfill:backfill_features", table=table, **days)
+    _run_flow(
+        ctx.obj,
+        "flows.feature_backfill:backfill_features",
+        table=table,
+        since=since.date() if since else None,
+        until=until.date() if until else None,
+    )
 
 
 @app.command()
