@@ -4,6 +4,8 @@ Everything outside the files that the README lists as particular to the problem 
 types alone, so that another problem is another set of values.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -12,6 +14,7 @@ from typing import Any
 import polars as pl
 
 Frames = Mapping[str, pl.DataFrame]
+VERSION = re.compile(r"_v\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,11 @@ class FeatureTable:
     and returns one row per key and tick: keys, `event_timestamp`, features. It must use only rows
     known before the tick. `ticks(period)` are the ticks in (since, until]: the last one is settled by
     what became known in the period.
+
+    `ttl` is the freshness limit, `meanings` says what each feature means, `owner` who answers for it.
+    From version 2 on, the table and its features are stored as `name_v2`, so that it can stand beside the
+    version that an older model takes: `replace(table, version=2, compute=...)`. `compute` itself never
+    sees the version.
     """
 
     name: str
@@ -90,6 +98,34 @@ class FeatureTable:
     compute: Callable[[Frames, Sequence[datetime]], pl.DataFrame]
     ticks: Callable[[Period], Sequence[datetime]]
     description: str = ""
+    owner: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if self.version == 1:
+            return
+        # Once and for all: whatever stores or reads the table knows it by this name alone.
+        stored = {
+            "name": self._store_as(self.name),
+            "features": {self._store_as(name): kind for name, kind in self.features.items()},
+            "meanings": {self._store_as(name): text for name, text in self.meanings.items()},
+        }
+        for attribute, value in stored.items():
+            object.__setattr__(self, attribute, value)
+
+    @property
+    def plain_name(self) -> str:
+        """The name that all versions of the table share."""
+        return self.name if self.version == 1 else VERSION.sub("", self.name)
+
+    def compute_rows(self, raw: Frames, ticks: Sequence[datetime]) -> pl.DataFrame:
+        """Return what `compute` says, under the names that it is stored by."""
+        rows = self.compute(raw, ticks)
+        return rows if self.version == 1 else rows.rename({VERSION.sub("", n): n for n in self.features})
+
+    def _store_as(self, name: str) -> str:
+        return f"{VERSION.sub('', name)}_v{self.version}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +135,7 @@ class Feature:
     name: str
     kind: str  # "number" or "category"
     source: str  # name of the feature table, or "request"
+    meaning: str = ""  # of a request's; a table's features are described there
 
 
 @dataclass(frozen=True)
@@ -110,6 +147,7 @@ class Problem:
     target        0/1 column; null where the outcome never comes (say which in `excluded`)
     prior         the answer of last resort, before any model was ever promoted
     request_fields  what `add_request_features` reads of a request
+    owner         who answers for the model's inputs as a whole, and for those of the request
     horizon       longest wait from decision to outcome; labels older than that are mature
     """
 
@@ -134,10 +172,23 @@ class Problem:
     add_request_features: Callable[[pl.DataFrame], pl.DataFrame]
     calendar: frozenset[str] = field(default_factory=frozenset)
     limits: Mapping[str, Any] = field(default_factory=dict)
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        stated = Counter(name for table in self.feature_tables for name in table.features)
+        twice = sorted(name for name, times in stated.items() if times > 1)
+        if twice:
+            raise ValueError(f"{self.name}: stated by more than one feature table: {', '.join(twice)}")
 
     def table(self, name: str) -> FeatureTable:
         """Return the feature table of that name."""
         return next(t for t in self.feature_tables if t.name == name)
+
+    @property
+    def used_tables(self) -> tuple[FeatureTable, ...]:
+        """The feature tables that the model's inputs come from."""
+        sources = {f.source for f in self.features}
+        return tuple(table for table in self.feature_tables if table.name in sources)
 
     @property
     def feature_names(self) -> tuple[str, ...]:

@@ -10,13 +10,13 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, Reques
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.transformation.pandas_transformation import PandasTransformation
-from feast.types import Float64, Int64, String, UnixTimestamp
+from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.contract import FeatureTable, Problem
+from feature_repo.fingerprint import REQUEST, describe_inputs, describe_table, fingerprint, fingerprint_all
 from feature_repo.problem import PROBLEM
 
-TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String}
-REQUEST_VIEW = "request"
+TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String, pl.Boolean: Bool}
 
 
 def build_objects(problem: Problem) -> dict[str, Any]:
@@ -30,10 +30,12 @@ def build_objects(problem: Problem) -> dict[str, Any]:
     request = _build_request_view(problem)
     service = FeatureService(
         name=problem.feature_service,
-        features=[*views.values(), request],
+        features=[*(views[table.name] for table in problem.used_tables), request],
         description=f"What the model {problem.name} takes. A change of it is a new version.",
+        tags=fingerprint_all(describe_inputs(problem)),
+        owner=problem.owner,
     )
-    return {**entities, **views, REQUEST_VIEW: request, problem.feature_service: service}
+    return {**entities, **views, REQUEST: request, problem.feature_service: service}
 
 
 def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView:
@@ -42,7 +44,10 @@ def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView
         name=table.name, path=table.name, timestamp_field="event_timestamp", file_format=DeltaFormat()
     )
     keys = [Field(name=key, dtype=String) for key in table.keys]
-    features = [Field(name=name, dtype=TYPES[kind]) for name, kind in table.features.items()]
+    features = [
+        Field(name=name, dtype=TYPES[kind], description=table.meanings.get(name, ""))
+        for name, kind in table.features.items()
+    ]
     return FeatureView(
         name=table.name,
         entities=[entities[key] for key in table.keys],
@@ -51,11 +56,19 @@ def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView
         source=source,
         online=True,
         description=table.description,
+        owner=table.owner,
+        tags={
+            "version": str(table.version),
+            "reads": ", ".join(table.reads),
+            "every": str(table.every),
+            "fingerprint": fingerprint(describe_table(table)),
+        },
     )
 
 
 def _build_request_view(problem: Problem) -> OnDemandFeatureView:
     numbers = request_numbers(problem)
+    meanings = {f.name: f.meaning for f in problem.features}
     fields = [
         Field(name=name, dtype=UnixTimestamp if isinstance(kind, pl.Datetime) else TYPES[kind])
         for name, kind in problem.request_fields.items()
@@ -72,12 +85,15 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
     namespace: dict[str, Any] = {}
     exec(source, namespace)  # noqa: S102 - the text above, nothing from outside
     return OnDemandFeatureView(
-        name=REQUEST_VIEW,
-        sources=[RequestSource(name=f"{REQUEST_VIEW}_fields", schema=fields)],
+        name=REQUEST,
+        sources=[RequestSource(name=f"{REQUEST}_fields", schema=fields)],
         schema=[Field(name=name, dtype=Float64) for name in numbers],
         feature_transformation=PandasTransformation(udf=namespace["request"], udf_string=source),
         mode="pandas",
         description="What the request itself says, as the model takes it.",
+        owner=problem.owner,
+        # Feast refuses fields with a description here: it compares them with what it infers.
+        tags={name: meanings[name] for name in numbers},
     )
 
 

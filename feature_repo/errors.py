@@ -6,6 +6,7 @@ PerennialError
 ├── BatchStopped         a batch broke a batch-level rule; nothing of it landed
 ├── RowRefused           a quarantined row may not be let in as asked
 ├── LakeBusy             another writer holds the lake
+├── DefinitionChanged    a feature that a live model takes is no longer what it was trained on
 ├── StoreUnavailable     the feature store cannot be read or written
 ├── RegistryUnavailable  the model registry cannot be reached
 ├── ModelRefused         a model version failed its self-test or is incomplete
@@ -55,6 +56,10 @@ class RowRefused(PerennialError):
 
 class LakeBusy(PerennialError):
     """Another writer holds the lake."""
+
+
+class DefinitionChanged(PerennialError):
+    """A feature that a live model takes is no longer what it was trained on."""
 
 
 class StoreUnavailable(PerennialError):

@@ -191,12 +191,15 @@ class Lake:
         """Forget a snapshot; what it named may be vacuumed from then on."""
         self._snapshot_file(snapshot_id).unlink(missing_ok=True)
 
-    def history(self, table: str, version: int | None = None) -> list[dict[str, Any]]:
-        """Return the table's commits up to a version, newest first, with the `origin` of each."""
+    def history(
+        self, table: str, version: int | None = None, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the table's commits up to a version, newest first, at most `limit`, with each `origin`."""
         if not self.has(table):
             return []
         commits = DeltaTable(str(self._path(table))).history()
-        return [commit for commit in commits if version is None or commit["version"] <= version]
+        known = [commit for commit in commits if version is None or commit["version"] <= version]
+        return known[:limit]
 
     def count_files(self, table: str) -> int:
         """Return how many files the newest version of a table is made of."""

@@ -5,7 +5,8 @@ equal values an order of magnitude slower. An expired row (older than its view's
 """
 
 from collections.abc import Callable
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field
 
 INSTANT = pl.Datetime("us", "UTC")
+PART = 1_000_000  # rows joined at a time
 
 
 class LakeOfflineStoreConfig(FeastConfigBaseModel):
@@ -62,6 +64,10 @@ class LakeJob(RetrievalJob):
         """What was asked for."""
         return self._metadata
 
+    def to_polars(self) -> pl.DataFrame:
+        """Return the rows with what the stored views hold; on-demand views are Feast's `to_df` only."""
+        return self._plan()
+
     def _to_df_internal(self, timeout: int | None = None) -> pd.DataFrame:
         return self._plan().to_pandas()
 
@@ -92,11 +98,13 @@ class LakeOfflineStore(OfflineStore):
         frame = frame.with_columns(pl.col("event_timestamp").cast(INSTANT))
 
         def plan() -> pl.DataFrame:
-            rows = frame.with_row_index("_row").sort("event_timestamp")
-            for view in feature_views:
-                names = [ref.split(":")[1] for ref in feature_refs if ref.split(":")[0] == view.name]
-                rows = _join_view(rows, view, names, config, full_feature_names)
-            return rows.sort("_row").drop("_row")
+            newest = frame["event_timestamp"].max()
+            views = [
+                _read_view(view, feature_refs, config, full_feature_names, newest) for view in feature_views
+            ]
+            # Part after part: what a join needs beside its result does not grow with the rows.
+            parts = [_join(part, views) for part in frame.iter_slices(PART)] if len(frame) else []
+            return pl.concat(parts) if parts else _join(frame, views)
 
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         keys = [column for column in frame.columns if column != "event_timestamp"]
@@ -142,25 +150,36 @@ class LakeOfflineStore(OfflineStore):
         return LakeJob(plan, [], full_feature_names=False)
 
 
-def _join_view(
-    rows: pl.DataFrame, view: FeatureView, names: list[str], config: RepoConfig, full: bool
-) -> pl.DataFrame:
+@dataclass(frozen=True)
+class _View:
+    """A view's rows, sorted by time, with columns named as the result has them."""
+
+    keys: list[str]
+    ttl: timedelta | None
+    rows: pl.DataFrame
+
+
+def _read_view(view: FeatureView, refs: list[str], config: RepoConfig, full: bool, until: Any) -> _View:
     keys = list(view.projection.join_key_map.values()) or [field.name for field in view.entity_columns]
-    columns = {name: f"{view.name}__{name}" if full else name for name in names}
-    newest = rows["event_timestamp"].max()
-    table = _scan(config, view.batch_source, None, newest).select(
-        *keys, "event_timestamp", *(pl.col(name).alias(column) for name, column in columns.items())
-    )
-    features = table.collect().sort("event_timestamp")
-    # Sorted by time as a whole, as the join needs; Polars cannot see that within keys.
-    return rows.join_asof(
-        features,
-        on="event_timestamp",
-        by=keys,
-        strategy="backward",
-        tolerance=view.ttl,
-        check_sortedness=False,
-    )
+    names = [ref.split(":")[1] for ref in refs if ref.split(":")[0] == view.name]
+    columns = (pl.col(name).alias(f"{view.name}__{name}" if full else name) for name in names)
+    scan = _scan(config, view.batch_source, None, until).select(*keys, "event_timestamp", *columns)
+    return _View(keys, view.ttl, scan.collect().sort("event_timestamp"))
+
+
+def _join(part: pl.DataFrame, views: list[_View]) -> pl.DataFrame:
+    rows = part.with_row_index("_row").sort("event_timestamp")
+    for view in views:
+        # Sorted by time as a whole, as the join needs; Polars cannot see that within keys.
+        rows = rows.join_asof(
+            view.rows,
+            on="event_timestamp",
+            by=view.keys,
+            strategy="backward",
+            tolerance=view.ttl,
+            check_sortedness=False,
+        )
+    return rows.sort("_row").drop("_row")
 
 
 def _scan(config: RepoConfig, source: Any, since: datetime | None, until: Any) -> pl.LazyFrame:

@@ -12,6 +12,7 @@ from feature_repo import transforms
 from feature_repo.contract import Feature, FeatureTable, Problem, RawTable
 from feature_repo.facts import HORIZON, PRIOR, TIME_ZONE
 
+OWNER = "flight-delay team"
 INSTANT = pl.Datetime("us", "UTC")
 FLIGHT = {"flight_id": pl.String, "carrier": pl.String, "origin": pl.String, "dest": pl.String}
 
@@ -97,15 +98,23 @@ def _daily(prefix: str, keys: tuple[str, ...], days: tuple[int, ...]) -> Feature
         compute=partial(transforms.late_shares, keys=keys, prefix=prefix, days=days),
         ticks=transforms.daily_ticks,
         description=f"Share of late arrivals by {' and '.join(keys)} over the last {days} days.",
+        owner=OWNER,
+        meanings={f"{prefix}_late_{n}d": f"Share of late arrivals, {n} whole days back" for n in days},
     )
 
 
 def _recent(prefix: str, keys: tuple[str, ...]) -> FeatureTable:
-    names = ("delay_3h", "late_3h", "arrival_delay_3h", "flights_3h", "overdue_3h")
+    meanings = {
+        "delay_3h": "Mean departure delay in minutes, capped",
+        "late_3h": "Share of departures that were late",
+        "arrival_delay_3h": "Mean arrival delay in minutes, capped",
+        "flights_3h": "Flights due to depart",
+        "overdue_3h": "Share of the flights due that had not left",
+    }
     return FeatureTable(
         name=f"{prefix}_recent",
         keys=keys,
-        features={f"{prefix}_{name}": pl.Float64 for name in names},
+        features={f"{prefix}_{name}": pl.Float64 for name in meanings},
         reads=("schedule", "departures", "arrivals"),
         every=timedelta(hours=1),
         lookback=timedelta(days=3),
@@ -113,10 +122,31 @@ def _recent(prefix: str, keys: tuple[str, ...]) -> FeatureTable:
         compute=partial(transforms.recent_movements, keys=keys, prefix=prefix),
         ticks=transforms.hourly_ticks,
         description=f"Departures and arrivals of the last three hours by {' and '.join(keys)}.",
+        owner=OWNER,
+        meanings={f"{prefix}_{name}": text for name, text in meanings.items()},
     )
 
 
-WEATHER = ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "precip_6h", "pressure", "visib")
+WEATHER = {
+    "temp": "Temperature, F",
+    "dewp": "Dew point, F",
+    "humid": "Relative humidity, %",
+    "wind_speed": "Wind, mph",
+    "wind_gust": "Gusts, mph",
+    "precip": "Precipitation of the hour, inches",
+    "precip_6h": "Precipitation of the six hours, inches",
+    "pressure": "Pressure at sea level, hPa",
+    "visib": "Visibility, miles",
+    "pressure_change_3h": "Change of the pressure within three hours, hPa",
+}
+REQUEST = {
+    "carrier": "Airline, by its two-letter code",
+    "origin": "Airport of departure",
+    "dest": "Airport of arrival",
+    "local_hour": "Hour of the scheduled departure, New York, with its minutes as a fraction",
+    "weekday": "Day of the scheduled departure, New York: Monday 1 to Sunday 7",
+    "distance": "Miles between the airports",
+}
 
 TABLES = (
     _daily("carrier", ("carrier",), (1, 7, 28)),
@@ -127,7 +157,7 @@ TABLES = (
     FeatureTable(
         name="airport_weather",
         keys=("origin",),
-        features=dict.fromkeys((*WEATHER, "pressure_change_3h"), pl.Float64),
+        features=dict.fromkeys(WEATHER, pl.Float64),
         reads=("weather",),
         every=timedelta(hours=1),
         lookback=timedelta(hours=12),
@@ -135,6 +165,8 @@ TABLES = (
         compute=transforms.observed_weather,
         ticks=transforms.hourly_ticks,
         description="Last hourly observation at the airport, known by the tick.",
+        owner=OWNER,
+        meanings=WEATHER,
     ),
 )
 
@@ -152,8 +184,8 @@ PROBLEM = Problem(
     raw=RAW,
     feature_tables=TABLES,
     features=(
-        *(Feature(name, "category", "request") for name in ("carrier", "origin", "dest")),
-        *(Feature(name, "number", "request") for name in ("local_hour", "weekday", "distance")),
+        *(Feature(n, "category", "request", REQUEST[n]) for n in ("carrier", "origin", "dest")),
+        *(Feature(n, "number", "request", REQUEST[n]) for n in ("local_hour", "weekday", "distance")),
         *(Feature(name, "number", table.name) for table in TABLES for name in table.features),
     ),
     request_fields={"scheduled_departure": INSTANT, "distance": pl.Int64},
@@ -163,4 +195,5 @@ PROBLEM = Problem(
     build_outcomes=transforms.build_outcomes,
     add_request_features=transforms.add_request_features,
     calendar=frozenset({"local_hour", "weekday"}),
+    owner=OWNER,
 )

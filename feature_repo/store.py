@@ -1,11 +1,13 @@
-"""The only caller of Feast: apply definitions, write and read features, historical and online."""
+"""The only caller of Feast: apply definitions, write and read features, historical and online.
 
-import math
+The online store is Feast's by its own extension point (online_store.py). A request's vector is read
+straight from its tables, which costs a small part of what Feast's interface does and gives the same values.
+"""
+
 import os
 import sqlite3
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,27 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from feature_repo.contract import Period, Problem
+from feature_repo.contract import FeatureTable, Period, Problem
 from feature_repo.errors import StoreUnavailable
+from feature_repo.freshness import Freshness, OnlineVector, judge_ages
+from feature_repo.online_tables import STAMP, OnlineTable, OnlineTables, VectorQuery
 
 if TYPE_CHECKING:
     from feature_repo.lake import Lake, Snapshot
     from feature_repo.materializations import Materializations
 
-STAMP = "event_timestamp"
+__all__ = ["FeatureStore", "OnlineVector", "judge_ages"]
 
-
-@dataclass(frozen=True, slots=True)
-class OnlineVector:
-    """Store-backed features of one request; None where there is no value that may be used.
-
-    missing   features that the store has no value for
-    expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
-    """
-
-    values: dict[str, float | None]
-    missing: tuple[str, ...]
-    expired: dict[str, float]
+PROJECT = "perennial"
+COLUMNS: dict[Any, str] = {pl.Float64: "REAL", pl.Int64: "INTEGER", pl.String: "TEXT", pl.Boolean: "BOOLEAN"}
 
 
 class FeatureStore:
@@ -43,10 +37,18 @@ class FeatureStore:
         os.environ.setdefault("FEAST_USAGE", "False")
         self._home = home
         self._problem = problem
-        self._store = self._open(dict(snapshot.versions) if snapshot else {})
+        self._versions = dict(snapshot.versions) if snapshot else {}
+        self._online = OnlineTables(home / "feast" / "online.db")
+        self._layouts = {table.name: _lay_out(table) for table in problem.feature_tables}
+        self._freshness = Freshness(problem.feature_tables)
+        self._query = VectorQuery(list(self._layouts.values()))
 
     def apply(self) -> None:
-        """Register the problem's views and service, and make the online tables. Safe to repeat."""
+        """Register the problem's views and service, and make the online tables. Safe to repeat.
+
+        A table that is new or of another layout (also that of Feast's own store, which homes had before)
+        is empty; it is filled from the lake if anything was ever put online.
+        """
         from feature_repo.definitions import build_objects
 
         (self._home / "feast").mkdir(parents=True, exist_ok=True)
@@ -54,23 +56,21 @@ class FeatureStore:
             # Feast calls every request-time view experimental; their offline join here is our own.
             warnings.filterwarnings("ignore", "On demand feature view", RuntimeWarning)
             self._store.apply(list(build_objects(self._problem).values()))
-        # Readers in the service must not wait for the writer.
-        with sqlite3.connect(self._home / "feast" / "online.db") as online:
-            online.execute("PRAGMA journal_mode=WAL")
+        names = {layout.name: name for name, layout in self._layouts.items()}
+        if any(self._lake.has(names[empty]) for empty in self._online.list_empty(list(names))):
+            self.refresh()
 
     def read_historical(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return `rows` with every feature as it was known at each row's `decided_at`."""
-        from feature_repo.definitions import request_numbers
-
-        decided_at = self._problem.decided_at
-        entity_frame = rows.with_columns(pl.col(decided_at).alias(STAMP)).to_pandas()
-        service = self._store.get_feature_service(self._problem.feature_service)
-        given = [name for name in entity_frame.columns if name not in request_numbers(self._problem)]
-        job = self._store.get_historical_features(entity_df=entity_frame[given], features=service)
-        table = pl.from_arrow(job.to_arrow())
-        assert isinstance(table, pl.DataFrame)
-        numbers = [f.name for f in self._problem.features if f.kind == "number"]
-        return table.drop(STAMP).with_columns(pl.col(numbers).cast(pl.Float64))
+        problem = self._problem
+        # As a frame of Polars through Feast's interface: it hands it to the offline store as it is. What
+        # Feast itself would add, the request-time view by way of pandas, is added by the same function.
+        asked = rows.with_columns(pl.col(problem.decided_at).alias(STAMP))
+        service = self._store.get_feature_service(problem.feature_service)
+        job = self._store.get_historical_features(entity_df=asked, features=service)
+        frame = problem.add_request_features(job.to_polars()).drop(STAMP)
+        numbers = [f.name for f in problem.features if f.kind == "number"]
+        return frame.with_columns(pl.col(numbers).cast(pl.Float64))
 
     def write_period(self, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
         """Write what the ticks in (since, until] say, of frames by table name that the lake holds.
@@ -86,70 +86,56 @@ class FeatureStore:
         parts = {name: frame for name, frame in newest.items() if len(frame)}
         if not parts:
             return 0
-        with self._log.writing(period.since, period.until, self._lake.current(parts)) as reached:
-            # Ticks beyond all that was ever written have nothing newer to look for.
-            ahead = reached is not None and reached <= period.since
-            kept = parts if ahead else {name: self._drop_older(name, part) for name, part in parts.items()}
-            return sum(self._write_online(name, part) for name, part in kept.items())
+        with self._log.writing(period.since, period.until, self._lake.current(parts)):
+            return self._write_online(parts)
 
     def refresh(self) -> int:
         """Write each key's newest row anew from the lake, up to the newest tick online; return rows.
 
-        What a correction changed, or took back to an older row, is then online as well.
+        What a correction changed, or took back to an older row, is then online as well. A table whose rows
+        in the lake lack a feature is left as it is: the feature has not been computed for the past.
         """
+        from feature_repo.lake import Snapshot
+
         until = self._log.newest_tick()
-        tables = [t.name for t in self._problem.feature_tables if self._lake.has(t.name)]
-        if until is None or not tables:
+        if until is None:
             return 0
-        snapshot = self._lake.current(tables)
-        with self._log.writing(None, until, snapshot):
-            written = 0
-            for name, version in snapshot.versions.items():
-                rows = self._lake.read(name, version=version).filter(pl.col(STAMP) <= until)
-                written += self._write_online(name, self._pick_newest(name, rows))
-        return written
+        tables = [t.name for t in self._problem.feature_tables if self._lake.has(t.name)]
+        versions = self._lake.current(tables).versions
+        frames = {name: self._lake.read(name, version=version) for name, version in versions.items()}
+        whole = {n: f for n, f in frames.items() if {*self._layouts[n].columns} <= {*f.columns}}
+        if not whole:
+            return 0
+        newest = {n: self._pick_newest(n, f.filter(pl.col(STAMP) <= until)) for n, f in whole.items()}
+        with self._log.writing(None, until, Snapshot.of({name: versions[name] for name in whole})):
+            return self._write_online(newest, over=until)
 
     def read_online(self, rows: Sequence[Mapping[str, Any]]) -> list[OnlineVector]:
         """Return each row's features as they are now, judged at its `decided_at`.
 
         A row needs the join keys and `decided_at` (aware). Raises StoreUnavailable.
         """
-        keys = sorted({key for table in self._problem.feature_tables for key in table.keys})
-        refs = [f"{table.name}:{name}" for table in self._problem.feature_tables for name in table.features]
+        names, decided_at = self._query.keys, self._problem.decided_at
         try:
-            answer = self._store.get_online_features(
-                features=refs, entity_rows=[{key: row[key] for key in keys} for row in rows]
-            ).to_dict(include_event_timestamps=True)
-        except Exception as error:  # Feast wraps a store's own errors in many kinds
+            held = self._online.read(self._query, ([row[name] for name in names] for row in rows))
+        except sqlite3.Error as error:
             raise self._unavailable(error) from error
         return [
-            judge_ages(self._problem, answer, index, row[self._problem.decided_at])
-            for index, row in enumerate(rows)
+            self._freshness.judge(stamps, values, row[decided_at])
+            for row, (stamps, values) in zip(rows, held, strict=True)
         ]
 
     def _pick_newest(self, name: str, frame: pl.DataFrame) -> pl.DataFrame:
         keys = list(self._problem.table(name).keys)
-        return frame.sort(STAMP).unique(keys, keep="last", maintain_order=True)
+        # Nobody can ask for a row without a key.
+        return frame.drop_nulls(keys).sort(STAMP).unique(keys, keep="last", maintain_order=True)
 
-    def _drop_older(self, name: str, frame: pl.DataFrame) -> pl.DataFrame:
-        """Return the rows that are not older than what the store holds for their keys."""
-        table = self._problem.table(name)
-        first = next(iter(table.features))
-        answer = self._store.get_online_features(
-            features=[f"{name}:{first}"], entity_rows=frame.select(table.keys).to_dicts()
-        ).to_dict(include_event_timestamps=True)
-        held = pl.Series(answer[f"{first}__ts"], dtype=pl.Float64)
-        return frame.filter(pl.col(STAMP).dt.epoch("us") / 1e6 >= held)
-
-    def _write_online(self, name: str, frame: pl.DataFrame) -> int:
-        if len(frame):
-            try:
-                # Feast's own `write_to_online_store` ends here too, but leaves out a frame of nulls: the
-                # newest row would then not be the one online.
-                self._store.provider.ingest_df(self._store.get_feature_view(name), frame.to_pandas())
-            except sqlite3.Error as error:
-                raise self._unavailable(error) from error
-        return len(frame)
+    def _write_online(self, frames: Mapping[str, pl.DataFrame], *, over: datetime | None = None) -> int:
+        parts = ((self._layouts[name], _to_rows(self._layouts[name], part)) for name, part in frames.items())
+        try:
+            return self._online.write(parts, over=over)
+        except sqlite3.Error as error:
+            raise self._unavailable(error) from error
 
     @cached_property
     def _lake(self) -> "Lake":
@@ -163,21 +149,26 @@ class FeatureStore:
 
         return Materializations(self._home / "feast")
 
-    def _open(self, versions: dict[str, int]) -> Any:
+    @cached_property
+    def _store(self) -> Any:
+        # Importing Feast takes seconds, and who only reads online needs none of it.
         from feast import FeatureStore as Feast
         from feast.repo_config import RepoConfig
 
         feast = self._home / "feast"
         return Feast(
             config=RepoConfig(
-                project="perennial",
+                project=PROJECT,
                 provider="local",
                 registry={"path": str(feast / "registry.db"), "cache_ttl_seconds": 0},
-                online_store={"type": "sqlite", "path": str(feast / "online.db")},
+                online_store={
+                    "type": "feature_repo.online_store.LakeOnlineStore",
+                    "path": str(feast / "online.db"),
+                },
                 offline_store={
                     "type": "feature_repo.offline_store.LakeOfflineStore",
                     "lake": str(self._home / "lake"),
-                    "versions": versions,
+                    "versions": self._versions,
                 },
                 repo_path=Path(__file__).parent,
                 entity_key_serialization_version=3,
@@ -193,25 +184,13 @@ class FeatureStore:
         )
 
 
-def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
-    """Return row `index` of the newest values that there are, judged at an instant.
+def _lay_out(table: FeatureTable) -> OnlineTable:
+    """Return a feature table's online table, as Feast's view of it has it (a contract test says so)."""
+    features = {name: COLUMNS[kind] for name, kind in table.features.items()}
+    return OnlineTable(f"{PROJECT}_{table.name}", dict.fromkeys(table.keys, "TEXT"), features)
 
-    answer  feature -> values, and feature__ts -> the seconds since 1970 of each one's tick, or 0
-    """
-    values: dict[str, float | None] = {}
-    missing: list[str] = []
-    expired: dict[str, float] = {}
-    now = at.timestamp()
-    for table in problem.feature_tables:
-        ttl = table.ttl.total_seconds()
-        for name in table.features:
-            value, stamp = answer[name][index], answer[f"{name}__ts"][index]
-            age = now - stamp
-            if stamp <= 0:
-                missing.append(name)
-                value = None
-            elif not 0 <= age <= ttl:
-                expired[name] = age
-                value = None
-            values[name] = None if value is None or math.isnan(value) else float(value)
-    return OnlineVector(values, tuple(missing), expired)
+
+def _to_rows(layout: OnlineTable, frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+    # In the order of the keys, which is that of the file.
+    rows = frame.with_columns(pl.col(STAMP).dt.epoch("us")).select(layout.columns).sort(list(layout.keys))
+    return rows.rows()

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings, load_settings
+from flows.cli_features import features
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
@@ -237,6 +238,27 @@ def _to_days(since: datetime, until: datetime) -> tuple[date, date]:
     return first, end
 
 
+@app.command("backfill-features", rich_help_panel=DATA)
+def backfill_features(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Argument(help="The feature table, as `perennial features` names it.")],
+    since: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day. [default: the first ever]")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Day after the last. [default: all landed]")
+    ] = None,
+) -> None:
+    """Compute one feature table, a new one say, over the past; the others are not touched."""
+    _run_flow(
+        ctx.obj,
+        "flows.feature_backfill:backfill_features",
+        table=table,
+        since=since.date() if since else None,
+        until=until.date() if until else None,
+    )
+
+
 @app.command()
 def train(
     ctx: typer.Context,
@@ -288,6 +310,7 @@ def example(ctx: typer.Context) -> None:
     print(json.dumps(example_request(ctx.obj), indent=1))
 
 
+app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(trace)

@@ -83,9 +83,20 @@ PLANS = (
         "Compares what was served with the model's reference and with the outcomes; gives a verdict.",
     ),
     Plan(
+        "skew-probe",
+        "flows.skew:skew_probe",
+        "Makes the features of journalled answers again, compares value by value, and names what skews them.",
+        cron="30 4 * * *",
+    ),
+    Plan(
         "backfill",
         "flows.loop:backfill",
         "Takes in a stretch of past days and computes its features. Repeating it changes nothing.",
+    ),
+    Plan(
+        "backfill-features",
+        "flows.feature_backfill:backfill_features",
+        "Computes one feature table, a new one say, over the past that has landed; touches no other.",
     ),
     Plan(
         "restate",

@@ -8,32 +8,51 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import FeatureTable, Period, RawTable
+from feature_repo.fingerprint import fingerprint
 from feature_repo.lake import Snapshot
 from feature_repo.materializations import Materializations
+from flows.built_features import DEFINITION, PERIOD, VERSIONS, BuiltFeatures
 from flows.project import Project
 
 STAMP = "event_timestamp"
 
 
 def build_features(project: Project, period: Period) -> dict[str, pl.DataFrame]:
-    """Compute every feature table's ticks in (since, until] and put them into the lake."""
-    return {table.name: write_features(project, table, period) for table in project.problem.feature_tables}
+    """Compute every feature table's ticks in (since, until] and put them into the lake.
+
+    Ticks that stand already, by the same definition and from rows that have not changed, are read back.
+    """
+    built = BuiltFeatures(project)
+    return {
+        table.name: write_features(project, table, period, built) for table in project.problem.feature_tables
+    }
 
 
-def write_features(project: Project, table: FeatureTable, period: Period) -> pl.DataFrame:
+def write_features(
+    project: Project, table: FeatureTable, period: Period, built: BuiltFeatures | None = None
+) -> pl.DataFrame:
     """Compute one feature table's ticks in (since, until], put them into the lake and return them.
 
-    The commit says which snapshot of the raw tables they were computed from.
+    The commit says which snapshot of the raw tables they were computed from, and by which definition.
+    Raises DefinitionChanged if a live model takes the table as it was defined before.
     """
+    definition = fingerprint(project.definitions[table.name])
+    todo = built.find_missing(table, period, definition) if built else period
+    if todo is None:
+        return project.lake.read(table.name, period, STAMP, closed="right").sort(STAMP, *table.keys)
     snapshot = project.lake.current(table.reads)
-    frame = compute_features(project, table, period, snapshot)
+    frame = compute_features(project, table, todo, snapshot)
     origin = {
-        "perennial.period": str(period),
+        PERIOD: str(todo),
         "perennial.snapshot": snapshot.id,
-        "perennial.versions": json.dumps(dict(snapshot.versions)),
+        VERSIONS: json.dumps(dict(snapshot.versions)),
+        DEFINITION: definition,
     }
-    project.lake.replace(table.name, frame, period, STAMP, closed="right", origin=origin)
-    return frame
+    project.lake.replace(table.name, frame, todo, STAMP, closed="right", origin=origin)
+    if todo.since == period.since:
+        return frame
+    before = project.lake.read(table.name, Period(period.since, todo.since), STAMP, closed="right")
+    return pl.concat([before.select(frame.columns), frame]).sort(STAMP, *table.keys)
 
 
 def compute_features(
@@ -52,7 +71,7 @@ def compute_features(
             **table.features,
         }
     )
-    computed = table.compute(raw, ticks) if ticks else empty
+    computed = table.compute_rows(raw, ticks) if ticks else empty
     return computed.select(empty.columns).sort(STAMP, *table.keys)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from feature_repo.contract import Feature, Problem
+from feature_repo.fingerprint import REQUEST
+from feature_repo.lake import Snapshot
 from flows.model import build_linear
 from flows.policy.gate import Evidence, GateVerdict, judge
 from flows.project import Project
 from flows.train import Candidate, fit, predict
+from flows.training_set import read_at, read_features
 
 TIME_LIMIT = 120  # seconds for a clean process to load the version and answer
 
@@ -92,7 +97,30 @@ def _score_rivals(
     # Only rows decided after the last one that the champion was fitted on.
     learned = datetime.fromisoformat(package.contract["trained_until"])
     rows = rows.filter(pl.col(problem.decided_at) > learned)
-    return rows, {"champion": predict(package.estimator, rows, problem)} if len(rows) else {}
+    if not len(rows):
+        return rows, {}
+    inputs = tuple(Feature(f["name"], f["kind"], f["source"]) for f in package.contract["features"])
+    taken = replace(problem, features=inputs, feature_service=package.contract["feature_service"])
+    known = _add_lacking(project, rows, taken, candidate.training.snapshot)
+    return rows, {"champion": predict(package.estimator, known, taken)}
+
+
+def _add_lacking(project: Project, rows: pl.DataFrame, taken: Problem, snapshot: Snapshot) -> pl.DataFrame:
+    """Return the rows with the inputs of a model of another feature service that they lack."""
+    lacking = set(taken.feature_names) - set(rows.columns)
+    if not lacking:
+        return rows
+    problem, entity = project.problem, project.problem.entity
+    raw = {table.name: read_at(project.lake, table.name, snapshot) for table in problem.raw}
+    asked = problem.build_requests(raw).join(rows.select(entity), on=entity)
+    # What the request says is computed by today's function; the rest is in the tables of the model's time.
+    request = [f for f in problem.features if f.source == REQUEST]
+    stored = [f for f in taken.features if f.source != REQUEST]
+    older = replace(project, problem=replace(taken, features=(*request, *stored)))
+    for found in (read_features(older, asked, snapshot), problem.add_request_features(asked)):
+        names = [name for name in found.columns if name in lacking and name not in rows.columns]
+        rows = rows.join(found.select(entity, *names), on=entity, how="left", maintain_order="left")
+    return rows
 
 
 def _record(project: Project, candidate: Candidate, verdict: GateVerdict) -> None:

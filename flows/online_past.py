@@ -104,7 +104,7 @@ class OnlinePast:
             rows = self._read(table, stretch.version, floor).get(key, ())
             since = stretch.since or BEGINNING
             within = [row for row in rows if since < row[STAMP] <= stretch.until]
-            if within and (stamp := float(int(within[-1][STAMP].timestamp()))) > best.stamp:
+            if within and (stamp := within[-1][STAMP].timestamp()) > best.stamp:
                 values = {name: within[-1][name] for name in table.features}
                 best = PastRow(table.name, stretch.version, stamp, values)
             if within and stretch.since is None:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from feature_repo.contract import Problem
+from feature_repo.fingerprint import describe_inputs
 from feature_repo.lake import content_hash
 from flows.training_set import TrainingSet, to_matrix
 
@@ -55,6 +56,7 @@ def write_package(
     contract = {
         "problem": problem.name,
         "feature_service": problem.feature_service,
+        "definitions": describe_inputs(problem),
         "features": [_describe(fitted, f.name, f.kind, f.source, importance) for f in problem.features],
         "base_rate": base_rate,
         "trained_until": fitted[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]

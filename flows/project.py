@@ -1,6 +1,6 @@
 """The wiring point: settings become the objects that the flows pass around."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from functools import cached_property
@@ -41,9 +41,20 @@ class Project:
         """The feature store; importing Feast takes seconds, so it is opened when first used."""
         from feature_repo.store import FeatureStore
 
+        _ = self.definitions
         store = FeatureStore(self.settings.home, self.problem)
         store.apply()
         return store
+
+    @cached_property
+    def definitions(self) -> Mapping[str, Mapping[str, Any]]:
+        """What defines each feature table, by name, none changed under a live model.
+
+        Raises DefinitionChanged; asked before anything of the features is registered or computed.
+        """
+        from flows.live_definitions import require_unchanged
+
+        return require_unchanged(self)
 
     @cached_property
     def journal(self) -> "Journal":

@@ -6,6 +6,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import GateClosed
+from flows.live_definitions import require_servable
 from flows.project import Project, open_project
 
 SEEN = "perennial.champion_seen"  # the champion that the system knew last, as a tag of the model
@@ -34,7 +35,8 @@ def reconcile_previous(project: Project) -> None:
 def promote_version(project: Project, version: int, reason: str, *, by_hand: bool = False) -> Move:
     """Make a version the champion and the one before it `previous`. Safe to repeat.
 
-    Raises GateClosed if the gate did not pass the version and nobody took it upon themselves.
+    Raises GateClosed if the gate did not pass the version and nobody took it upon themselves, and
+    DefinitionChanged if its features are now computed otherwise than those that it was trained on.
     """
     registry = project.registry
     reconcile_previous(project)
@@ -46,6 +48,7 @@ def promote_version(project: Project, version: int, reason: str, *, by_hand: boo
             expected="passed",
             next_step="Read the gate card in its MLflow run, or promote it by hand.",
         )
+    require_servable(project, version)
     before = registry.aliases().get("champion")
     if before == version:
         return Move(before, version, "it is the champion already")

@@ -1,5 +1,6 @@
 """Training: one snapshot through one feature service to one registered model version."""
 
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Problem
 from feature_repo.errors import NotEnoughData
+from feature_repo.fingerprint import describe_inputs, fingerprint_all
 from flows.dataset_inputs import log_inputs
 from flows.lineage import read_model, telling_training
+from flows.live_definitions import FINGERPRINTS
 from flows.package import write_package
 from flows.project import Project
 from flows.training_set import TrainingSet, build_training_set, split_by_time, to_matrix
@@ -150,6 +153,7 @@ def _log(
         "perennial.training_set_sha256": training.sha256,
         "perennial.until": training.until.isoformat(),
         "perennial.feature_service": problem.feature_service,
+        FINGERPRINTS: json.dumps(fingerprint_all(describe_inputs(problem))),
         "perennial.code": read_code_version(),
         "perennial.reason": reason,
     }

@@ -107,6 +107,7 @@ class Answering:
             stored = tuple(f.name for f in self._problem.features if f.source != "request")
             return [OnlineVector(dict.fromkeys(stored), stored, {}) for _ in rows]
         self.store_trouble = None
+        self._metrics.note_vectors(vectors)
         return vectors
 
     def _record(

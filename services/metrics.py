@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from feature_repo.freshness import OnlineVector
 from services.ladder import Answer
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+AGES = (900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800)  # seconds
 COUNTERS: dict[str, tuple[Any, ...]] = {
     "requests": ("Requests by route and status.", ("route", "status")),
     "answers": ("Answers by rung and reason.", ("served_by", "reason")),
@@ -42,6 +44,8 @@ class Metrics:
         self.swaps = counters["swaps"]
         self.refused = counters["refused_versions"]
         self.seconds = Histogram("perennial_predict_seconds", "Time of /predict.", buckets=BUCKETS, **into)
+        told = "Age of a view's oldest row in a request, at its instant of decision."
+        self.ages = Histogram("perennial_feature_age_seconds", told, ("view",), buckets=AGES, **into)
         self.serving = Gauge("perennial_serving_workers", "Workers by version.", ("role", "version"), **live)
         self.registry_up = Gauge("perennial_registry_up_workers", "Workers that reach the registry.", **live)
 
@@ -57,6 +61,15 @@ class Metrics:
             self.answers.labels(*labels).inc(count)
         for labels, count in flags.items():
             self.flags.labels(*labels).inc(count)
+
+    def note_vectors(self, vectors: Sequence[OnlineVector]) -> None:
+        """Count how old the rows were that a request met, expired or not: once a view."""
+        oldest: dict[str, float] = {}
+        for vector in vectors:
+            for view, age in vector.ages.items():
+                oldest[view] = max(age, oldest.get(view, 0.0))
+        for view, age in oldest.items():
+            self.ages.labels(view).observe(age)
 
     def note_serving(self, old: tuple[str | None, str | None], new: tuple[str | None, str | None]) -> None:
         """Count a swap and show the versions that serve now."""

@@ -20,7 +20,8 @@ def make_toy(tmp_path: Path) -> Callable[..., Project]:
     def make(home: str = "home", days: int = 30) -> Project:
         from flows.model import build_estimator
 
-        settings = Settings(home=tmp_path / home)
+        # Nobody answers at this port, whatever else runs on the machine.
+        settings = Settings(home=tmp_path / home, mlflow_port=1)
         return Project(
             settings=settings,
             problem=toy.TOY,

@@ -11,7 +11,9 @@ from flows.stack import PROJECT
 
 ONLY_CALLERS = {
     "deltalake": ["feature_repo/lake.py"],
-    "feast": ["feature_repo/definitions.py", "feature_repo/offline_store.py", "feature_repo/store.py"],
+    "feast": [
+        f"feature_repo/{name}.py" for name in ("definitions", "offline_store", "online_store", "store")
+    ],
     "evidently": ["flows/monitor.py"],
     "great_expectations": ["expectations/runner.py"],
 }

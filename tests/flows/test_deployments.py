@@ -32,7 +32,11 @@ def monitor(until: datetime | None = None): ...
 @flow
 def backfill(since: date, until: date): ...
 @flow
+def backfill_features(table: str, since: date | None = None, until: date | None = None): ...
+@flow
 def restate(since: date, until: date): ...
+@flow
+def skew_probe(since: datetime | None = None, until: datetime | None = None, answers: int = 1): ...
 @flow
 def upkeep(keep_days: int = 30): ...
 @flow
@@ -179,10 +183,9 @@ def test_the_server_lists_what_a_person_may_run(served):
     found = {
         d["name"]: d["parameter_openapi_schema"]["properties"] for d in api.post("/deployments/filter", {})
     }
-    assert set(found) == {
-        "daily-loop", "hourly-ingest", "retrain", "monitor", "backfill", "restate", "upkeep", "rollback",
-        "promote",
-    }  # fmt: skip
+    from flows.deployments import PLANS
+
+    assert set(found) == {plan.name for plan in PLANS}
     assert found["promote"]["version"]["type"] == "integer"
     assert found["backfill"]["since"]["format"] == "date"
 

@@ -1,0 +1,84 @@
+"""Which values of the online store may be used at an instant, and how old they are. Pure.
+
+A value that may not be used, missing or expired, becomes null: so it does in training, where the
+point-in-time join gives null beyond a view's `ttl` or where there is no row, and the model (histogram
+gradient boosting) learned from those nulls which way they go in each split. Nothing else is imputed, on
+either side. Where more than half is gone, the ladder does not ask a model at all (services/ladder.py).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import polars as pl
+
+from feature_repo.contract import FeatureTable, Problem
+from feature_repo.online_tables import to_microseconds
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineVector:
+    """Store-backed features of one request; None where there is no value that may be used.
+
+    missing   features that the store has no value for
+    expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
+    ages      view -> age in seconds of the row that it holds, expired or not
+    """
+
+    values: dict[str, Any]
+    missing: tuple[str, ...]
+    expired: dict[str, float]
+    ages: Mapping[str, float] = field(default_factory=dict)
+
+
+class Freshness:
+    """What may be used of some feature tables' rows. Built once: `judge` is called for each request."""
+
+    def __init__(self, tables: Sequence[FeatureTable]) -> None:
+        self._tables = [(table.name, tuple(table.features), table.ttl.total_seconds()) for table in tables]
+        kinds = {name: kind for table in tables for name, kind in table.features.items()}
+        self._names = tuple(kinds)
+        self._whole = tuple(name for name, kind in kinds.items() if kind not in {pl.Float64, pl.String})
+
+    def judge(self, stamps: Sequence[int | None], values: Sequence[Any], at: datetime) -> OnlineVector:
+        """Return the newest rows that there are, judged at an instant.
+
+        stamps  of each table's row, in microseconds since 1970; None: no row
+        values  of all tables' features, in the order in which the tables state them
+        """
+        held = dict(zip(self._names, values, strict=True))
+        missing: tuple[str, ...] = ()
+        expired: dict[str, float] = {}
+        ages: dict[str, float] = {}
+        now = to_microseconds(at)
+        for (table, features, ttl), stamp in zip(self._tables, stamps, strict=True):
+            if stamp is None:
+                missing += features
+                held.update(dict.fromkeys(features))
+                continue
+            ages[table] = age = (now - stamp) / 1e6
+            if not 0 <= age <= ttl:
+                expired.update(dict.fromkeys(features, age))
+                held.update(dict.fromkeys(features))
+        for name in self._whole:
+            if held[name] is not None:
+                held[name] = float(held[name])
+        return OnlineVector(held, missing, expired, ages)
+
+
+def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
+    """Return row `index` of the newest values that there are, judged at an instant.
+
+    answer  feature -> values, and feature__ts -> the seconds since 1970 of each one's tick, or 0
+    """
+    firsts = (next(iter(table.features)) for table in problem.feature_tables)
+    seconds = [answer[f"{name}__ts"][index] for name in firsts]
+    values = [answer[name][index] for table in problem.feature_tables for name in table.features]
+    return Freshness(problem.feature_tables).judge(
+        [round(second * 1e6) if second > 0 else None for second in seconds],
+        # NaN stands for null wherever pandas has been.
+        [None if isinstance(value, float) and math.isnan(value) else value for value in values],
+        at,
+    )

@@ -1,0 +1,204 @@
+"""A fingerprint changes with every edit that can change a value, and with no other."""
+
+import dataclasses
+import importlib.util
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import ModuleType
+
+import polars as pl
+import pytest
+
+from feature_repo import transforms
+from feature_repo.code_text import read_code
+from feature_repo.fingerprint import (
+    describe_problem,
+    describe_table,
+    find_changes,
+    fingerprint,
+    fingerprint_all,
+)
+from feature_repo.problem import PROBLEM
+from tests import toy
+
+SOURCE = Path(transforms.__file__).read_text()
+Edit = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def fingerprints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
+    """Return what the bundled problem's fingerprints would be with another text of its functions."""
+    loaded = []
+
+    def load(text: str) -> ModuleType:
+        name = f"edited_{len(loaded)}"
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        loaded.append(module)
+        return module
+
+    def fingerprints(old: str = "", new: str = "", text: str = SOURCE) -> dict[str, str]:
+        assert old in text
+        module = load(text.replace(old, new))
+
+        def swap(function):
+            return getattr(module, function.__name__)
+
+        def rebuild(table):
+            compute = table.compute
+            called = swap(compute.func if hasattr(compute, "func") else compute)
+            given = {
+                "compute": type(compute)(called, **compute.keywords) if hasattr(compute, "func") else called
+            }
+            return dataclasses.replace(table, ticks=swap(table.ticks), **given)
+
+        problem = dataclasses.replace(
+            PROBLEM,
+            feature_tables=tuple(map(rebuild, PROBLEM.feature_tables)),
+            add_request_features=swap(PROBLEM.add_request_features),
+        )
+        return fingerprint_all(describe_problem(problem))
+
+    return fingerprints
+
+
+NOW = fingerprint_all(describe_problem(PROBLEM))
+DAILY = {"carrier_daily", "airport_daily", "route_daily"}
+RECENT = {"airport_recent", "pair_recent"}
+
+
+def differing(told: dict[str, str]) -> set[str]:
+    return {name for name in NOW if told[name] != NOW[name]}
+
+
+def test_the_same_code_elsewhere_is_the_same_definition(fingerprints_of: Edit) -> None:
+    """Moving all functions to another module changes nothing."""
+    assert fingerprints_of() == NOW
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    frames = []\n", "    frames = []  # by tick\n\n"),
+        ("    frames = []\n", "    frames = [\n    ]\n"),
+        ("Return, per key and local midnight, the share", "Say, per key, which share"),
+        ("def _next_hour(at: str) -> pl.Expr:", "def _next_hour(at):"),
+        ("(-30, 240), (-60, 240)", "( - 30, 240 ), (\n    -60,\n    240,\n)"),
+        ("LATE_MINUTES).mean()", "(LATE_MINUTES)).mean()"),
+    ],
+)
+def test_comments_docstrings_annotations_and_layout_do_not_count(
+    fingerprints_of: Edit, old: str, new: str
+) -> None:
+    """What computes nothing changes nothing."""
+    assert fingerprints_of(old, new) == NOW
+
+
+def test_the_order_of_functions_does_not_count(fingerprints_of: Edit) -> None:
+    """A helper that moves to the top of its module is the same helper."""
+    at = SOURCE.index("def _next_hour")
+    helper = SOURCE[at : SOURCE.index("def _stamp")]
+    moved = SOURCE.replace(helper, "").replace("def hourly_ticks", f"{helper}\ndef hourly_ticks")
+    assert fingerprints_of(text=moved) == NOW
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "tables"),
+    [
+        ("today - timedelta(days=n)", "today - timedelta(days=n + 1)", DAILY),
+        ('closed="left")\n            late', 'closed="both")\n            late', DAILY),
+        ('pl.col("late").is_not_null()', 'pl.col("late").is_null()', DAILY | RECENT),
+        ("ARRIVAL_CAP = (-30, 240), (-60, 240)", "ARRIVAL_CAP = (-30, 240), (-60, 241)", RECENT),
+        ('truncate("1h")', 'truncate("30m")', RECENT | {"airport_weather"}),
+        ("pl.lit(tick).cast", "pl.lit(tick + timedelta(hours=1)).cast", DAILY),
+        ("tick += timedelta(hours=1)", "tick += timedelta(hours=2)", RECENT | {"airport_weather"}),
+        ("precip_6h=hundredths.sum()", "precip_6h=hundredths.max()", {"airport_weather"}),
+        ("local.dt.minute() / 60", "local.dt.minute() / 100", {"request"}),
+        ("waiting.mean()", "waiting.cast(pl.Int8).mean()", RECENT),
+    ],
+)
+def test_an_edit_that_can_change_a_value_is_seen_where_it_matters(
+    fingerprints_of: Edit, old: str, new: str, tables: set[str]
+) -> None:
+    """The tables that use what was edited, helpers and constants too, differ; no other does."""
+    assert differing(fingerprints_of(old, new)) == tables
+
+
+def test_a_constant_of_another_module_counts(fingerprints_of: Edit) -> None:
+    """A constant that is imported is part of what is computed."""
+    facts = "from feature_repo.facts import DECIDE_AHEAD, LATE_MINUTES, RECENT_HOURS, TIME_ZONE"
+    told = fingerprints_of(facts, facts.replace("LATE_MINUTES, ", "") + "\nLATE_MINUTES = 20")
+    assert differing(told) == RECENT
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ttl": timedelta(hours=7)},
+        {"lookback": timedelta(days=2)},
+        {"every": timedelta(hours=2)},
+        {"features": {"shop_returned_1d": pl.Int64}},
+        {"reads": ("returns", "orders")},
+        {"keys": ("shop", "order_id")},
+        {"ticks": transforms.daily_ticks},
+    ],
+)
+def test_every_part_of_a_table_counts(changed: dict) -> None:
+    """Freshness limit, types, keys, inputs and ticks define a table as its function does."""
+    table = dataclasses.replace(toy.SHOP_DAY, **changed)
+    assert fingerprint(describe_table(table)) != fingerprint(describe_table(toy.SHOP_DAY))
+    (change,) = find_changes({"t": describe_table(toy.SHOP_DAY)}, {"t": describe_table(table)})
+    assert next(iter(changed)) in change.what
+
+
+def test_words_about_a_table_do_not_count() -> None:
+    """Owner, description and meanings compute nothing."""
+    table = dataclasses.replace(toy.SHOP_DAY, owner="x", description="y", meanings={"shop_returned_1d": "z"})
+    assert describe_table(table) == describe_table(toy.SHOP_DAY)
+
+
+def test_what_changed_is_told_by_name(fingerprints_of: Edit) -> None:
+    """A change names the function or constant that is another."""
+    before = describe_problem(PROBLEM)
+    code = {**before["airport_recent"]["code"], "_next_hour": "another"}
+    now = {**before, "airport_recent": {**before["airport_recent"], "code": code}}
+    (change,) = find_changes(before, now)
+    assert (change.table, change.what) == ("airport_recent", "code: _next_hour")
+    assert "airport_late_3h" in change.features
+
+
+def add_more(requests: pl.DataFrame) -> pl.DataFrame:
+    """Add an input beside those that there are."""
+    return toy.add_request_features(requests).with_columns(hour_v2=pl.col("hour") / 24)
+
+
+def add_otherwise(requests: pl.DataFrame) -> pl.DataFrame:
+    """Compute the input in another way."""
+    return requests.with_columns(hour=pl.col("ordered_at").dt.hour() + 1.0)
+
+
+def test_request_inputs_may_be_added_but_not_changed() -> None:
+    """A function that calls the old one keeps what an older model takes; another one does not."""
+    before = describe_problem(toy.TOY)
+    more, other = (
+        describe_problem(dataclasses.replace(toy.TOY, add_request_features=f))
+        for f in (add_more, add_otherwise)
+    )
+    assert find_changes(before, more) == []
+    assert [change.table for change in find_changes(before, other)] == ["request"]
+
+
+def test_a_lambda_and_a_closure_are_told_by_their_content() -> None:
+    """Two functions made on the spot are equal if their code and what they hold are."""
+
+    def make(days: int):
+        return lambda raw, ticks: raw["returns"].head(days)
+
+    assert read_code(make(1)) == read_code(make(1))
+    assert read_code(make(1)) != read_code(make(2))
