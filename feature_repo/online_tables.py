@@ -93,9 +93,9 @@ class OnlineTables:
     def write(
         self, parts: Iterable[tuple[OnlineTable, Iterable[Row]]], *, over: datetime | None = None
     ) -> int:
-        """Upsert rows (in the order of `columns`) of some tables in one transaction; return rows written.
+        """Upsert rows (in the order of `columns`) of some tables in one transaction; return rows changed.
 
-        A row does not replace a newer one, unless that one's tick is up to `over`.
+        A row does not replace a newer one, unless that one's tick is up to `over`, nor one equal to it.
         """
         with self._transaction() as connection:
             return sum(
@@ -182,7 +182,7 @@ def create_sql(table: OnlineTable) -> str:
 
 
 def upsert_sql(table: OnlineTable, over: datetime | None) -> str:
-    """Return the statement that writes one row."""
+    """Return the statement that writes one row, unless it is there as it is."""
     names, keys = ", ".join(map(quote, table.columns)), ", ".join(map(quote, table.keys))
     changed = ", ".join(f"{quote(n)} = excluded.{quote(n)}" for n in (STAMP, *table.features))
     held = f"{quote(table.name)}.{STAMP}"
@@ -190,7 +190,9 @@ def upsert_sql(table: OnlineTable, over: datetime | None) -> str:
     marks = ", ".join("?" * len(table.columns))
     into = f"INSERT INTO {quote(table.name)} ({names}) VALUES ({marks})"  # noqa: S608
     update = f"ON CONFLICT ({keys}) DO UPDATE SET {changed}"
-    return f"{into} {update} WHERE excluded.{STAMP} >= {held}{replaced}"
+    told = [quote(name) for name in (STAMP, *table.features)]
+    there, new = (", ".join(f"{of}.{name}" for name in told) for of in (quote(table.name), "excluded"))
+    return f"{into} {update} WHERE (excluded.{STAMP} >= {held}{replaced}) AND ({there}) IS NOT ({new})"
 
 
 def vector_sql(tables: Sequence[OnlineTable]) -> str:

@@ -75,7 +75,7 @@ class FeatureStore:
     def write_period(self, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
         """Write what the ticks in (since, until] say, of frames by table name that the lake holds.
 
-        Only each key's newest row is written, and none over a newer one. Returns rows written.
+        Only each key's newest row is written, and none over a newer one. Returns rows changed.
         """
         within = pl.col(STAMP).is_between(period.since, period.until, closed="right")
         newest = {
@@ -90,7 +90,7 @@ class FeatureStore:
             return self._write_online(parts)
 
     def refresh(self) -> int:
-        """Write each key's newest row anew from the lake, up to the newest tick online; return rows.
+        """Write each key's newest row anew from the lake, up to the newest tick online; return rows changed.
 
         What a correction changed, or took back to an older row, is then online as well. A table whose rows
         in the lake lack a feature is left as it is: the feature has not been computed for the past.

@@ -88,12 +88,12 @@ def find_unbuilt(project: Project, period: Period) -> Period:
 
 
 def materialize_period(project: Project, frames: Mapping[str, pl.DataFrame], period: Period) -> int:
-    """Write the newest value of each key among the ticks in (since, until] online; return rows written."""
+    """Write the newest value of each key among the ticks in (since, until] online; return rows changed."""
     return project.store.write_period(frames, period)
 
 
 def refresh_online(project: Project) -> int:
-    """Write the newest value of each key anew from the lake, after a correction; return rows written."""
+    """Write the newest value of each key anew from the lake, after a correction; return rows changed."""
     return project.store.refresh()
 
 

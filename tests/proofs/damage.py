@@ -58,7 +58,7 @@ def take_in_year(home: Path, days: int = 365) -> dict[str, Any]:
     from flows.project import open_project
     from flows.quarantine import read_quarantine
 
-    project = open_project(Settings(home=home))
+    project = open_project(Settings(home=home, mlflow_port=1))
     told: dict[str, Any] = {"rows": 0, "kept": [], "stopped": [], "warned": []}
     for n in range(days):
         day = date(2013, 1, 1) + timedelta(days=n)

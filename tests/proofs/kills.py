@@ -154,7 +154,7 @@ def act(home: Path, what: str) -> None:
     from flows import batches, ingest
     from flows.project import open_project
 
-    project, points = open_project(Settings(home=home)), Points(what)
+    project, points = open_project(Settings(home=home, mlflow_port=1)), Points(what)
     if what == "base":
         ingest.ingest_period(project, Period(START, DAY))
         return

@@ -43,7 +43,7 @@ def replay_month(home: Path) -> Any:
     from services.schemas import build_wire
     from tests.skew.harness import NoModels
 
-    project = open_project(Settings(home=home))
+    project = open_project(Settings(home=home, mlflow_port=1))
     for n in range((LAST - FIRST).days):
         ingest_period(project, project.day(FIRST + timedelta(days=n)))
     stretch = Period(project.day(FIRST).since, project.day(LAST).since)

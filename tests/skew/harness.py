@@ -157,7 +157,7 @@ def make_requests(project: Project, every: int = 5) -> Iterator[bytes]:
 
 def open_on(home: Path) -> Project:
     """Return the bundled problem on a home."""
-    project = open_project(Settings(home=home))
+    project = open_project(Settings(home=home, mlflow_port=1))
     return replace(project, lake=Lake(home / "lake"))
 
 

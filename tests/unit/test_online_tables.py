@@ -53,6 +53,13 @@ def test_only_newer_rows_replace_and_only_those_count(tables: OnlineTables) -> N
     assert tables.read(VectorQuery([ONE]), [("n",)]) == [((3,), (0.3, 0))]
 
 
+def test_a_row_that_is_there_as_it_is_is_not_written(tables: OnlineTables) -> None:
+    """Nor when told to replace what is there; a null is a value like others."""
+    assert tables.write([(ONE, [("n", 5, None, 1), ("m", 5, 0.5, 1)])]) == 2
+    assert tables.write([(ONE, [("n", 5, None, 1), ("m", 5, None, 1)])]) == 1
+    assert tables.write([(ONE, [("n", 5, None, 1)])], over=EPOCH + 5 * MICROSECOND) == 0
+
+
 def test_a_write_that_fails_changes_nothing(tables: OnlineTables) -> None:
     """All tables of a write are as before it or as after it."""
     with pytest.raises(sqlite3.Error):
