@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import create_model
 
 NAMES = json.loads(Path(os.environ["BENCH_NAMES"]).read_text())
-FIELDS: dict[str, Any] = {name: (float | None, None) for name in NAMES}
+FIELDS: dict[str, Any] = dict.fromkeys(NAMES, (float | None, None))
 Row: Any = create_model("Row", **FIELDS)
 
 

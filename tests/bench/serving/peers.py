@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -231,17 +230,17 @@ def save_mlflow_model(material: Material, folder: Path) -> Path:
     from services.package import TRUSTED_TYPES
     from tests.bench.serving.material import to_frame
 
-    sample = to_frame(material.inputs[:100])
+    pipeline, sample = material.load_estimator(), to_frame(material.inputs[:100])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mlflow.sklearn.save_model(
-            material.load_estimator(),
+            pipeline,
             str(folder),
             serialization_format="skops",
             skops_trusted_types=list(TRUSTED_TYPES),
             pip_requirements=["scikit-learn", "skops", "pandas"],
             pyfunc_predict_fn="predict_proba",
-            signature=mlflow.models.infer_signature(sample),
+            signature=mlflow.models.infer_signature(sample, pipeline.predict_proba(sample)),
         )
     return folder
 
@@ -262,6 +261,3 @@ def _collect(value: Any) -> list[float]:
         return [value]
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [number for part in parts for number in _collect(part)]
-
-
-PYTHON = sys.executable
