@@ -9,7 +9,8 @@ All serve the same 200 trees with one worker, and answer with the same scores (c
 runs). Our own reads its features online, checks, journals and counts; the others are handed the model's
 inputs. Each request is one of some 1,800 different flights. Rounds are interleaved: a figure is the
 median over them, and a ratio is taken within each round. `cpu` is the processor time of the server's
-processes a request: what else the machine does hardly moves it, nor the ratio by it. The first run prepares data for a minute.
+processes a request: what else the machine does hardly moves it, nor the ratio by it. The first run
+prepares data for a minute.
 
 Prints JSON lines, and a table on standard error.
 """
