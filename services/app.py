@@ -28,7 +28,6 @@ from services.wire import Wire
 
 MAX_BODY = 5 * 1024 * 1024
 DRAIN = 64 * 1024 * 1024  # of a body that is too large, read on and dropped, so that the refusal gets through
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Handler = Callable[[Request], Awaitable[Response]]
 Hook = Callable[[], None]
 
@@ -174,7 +173,9 @@ def build_app(
     }
     routes = [Route(path, app.guard(path, one), methods=[verb]) for path, (one, verb) in named.items()]
     lost = app.guard("other", _refuse_path({path: verb for path, (_, verb) in named.items()}))
-    return Starlette(routes=[*routes, Route("/{path:path}", lost, methods=METHODS)], lifespan=lifespan)
+    rest = Route("/{path:path}", lost)
+    rest.methods = None  # any at all: Starlette's own refusal of a method names nothing
+    return Starlette(routes=[*routes, rest], lifespan=lifespan)
 
 
 async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:

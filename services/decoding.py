@@ -67,7 +67,7 @@ class Decoder(Generic[Item]):
             return _refuse(below(found[1]), "nothing", "a value", "Add the field; /docs shows an example.")
         if found := re.match(r"Object contains unknown field `(.*)`", message, re.DOTALL):
             known = f"one of {', '.join(self._names)}"
-            name = below(found[1][:SHOWN])
+            name = below(found[1][:SHOWN]) or '""'  # a field may be named nothing
             return _refuse(name, "a field of that name", known, "Leave it out or correct its name.")
         if found := re.match(r"(\w+): expected (.+)", message):  # raised by the type's own checks
             got = _walk(raw, below(found[1]))

@@ -74,7 +74,7 @@ def _operation(summary: str, item: Any, example: Any, status: str, answer: Any) 
 
 
 def _one_or(name: str, item: Any) -> dict[str, Any]:
-    many = {"type": "object", "properties": {name: {"type": "array", "items": item}}}
+    many = {"type": "object", "properties": {name: {"type": "array", "items": item}}, "required": [name]}
     return {"oneOf": [item, many], "description": "One for one; a list for a list."}
 
 
