@@ -22,6 +22,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,13 +32,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.bench.serving import installing  # noqa: E402
-from tests.bench.serving.material import BATCH, FOLDER, Material, prepare, to_frame  # noqa: E402
+from tests.bench.serving.material import BATCH, FOLDER, Material, prepare, score_first  # noqa: E402
 from tests.bench.serving.own import Own  # noqa: E402
 from tests.bench.serving.peers import Peer, Running, build_peers  # noqa: E402
 
 SCENES = {"1": (1, 1), "8": (8, 1), "32": (32, 1), "batch": (1, BATCH)}  # (concurrency, rows a request)
 ROUNDS, SECONDS = 3, 2.5
 YARDSTICK = "bare"
+OURS = ("ours", "ours-shadow")
 FIGURES = ("rps", "p50_ms", "p99_ms", "cpu_ms")
 Results = dict[tuple[str, str], list[dict[str, Any]]]
 
@@ -50,8 +52,7 @@ class Bench:
         self._folder = folder
         self._stack = ExitStack()
         self._up: dict[str, tuple[Running, dict[int, Path]]] = {}
-        first = to_frame(material.inputs[:1])
-        self._score = float(material.load_estimator().predict_proba(first)[0, 1])
+        self._score = score_first(material)
 
     def __enter__(self) -> Self:
         return self
@@ -63,8 +64,8 @@ class Bench:
         """Start the servers one by one."""
         makers = build_peers(self._material, sys.executable, str(installing.PYTHON))
         for name in names:
-            peer = self._start_own() if name == "ours" else makers[name](self._folder)
-            self._start(peer)
+            peer = self._start_own(name) if name in OURS else makers[name](self._folder)
+            self._start(name, peer)
 
     def measure(self, name: str, scene: str, seconds: float) -> dict[str, Any]:
         """Return one server's figures in one scene."""
@@ -91,19 +92,25 @@ class Bench:
         running, _ = self._up[name]
         return draw(running.process.pid, folder, lambda: self.measure(name, "8", seconds), seconds)
 
-    def _start_own(self) -> Peer:
-        own = Own(self._material, self._folder / "own")
+    def read_shadow(self) -> str:
+        """Return the version that our service says answers as its shadow; empty if none does."""
+        url = f"http://127.0.0.1:{self._up[OURS[1]][0].peer.port}/live"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(json.loads(answer.read()).get("shadow") or "")
+
+    def _start_own(self, name: str) -> Peer:
+        own = Own(self._material, self._folder / name)
         self._stack.callback(own.stop)
-        own.start_registry()
+        own.start_registry(shadow=name != OURS[0])
         return own.build_peer()
 
-    def _start(self, peer: Peer) -> None:
+    def _start(self, name: str, peer: Peer) -> None:
         files = peer.write_bodies(self._material, self._folder)
-        running = Running(peer, self._folder / f"{peer.name}.log")
+        running = Running(peer, self._folder / f"{name}.log")
         self._stack.callback(running.stop)
         with files[1].open("rb") as bodies:
             running.await_score(next(bodies), self._score)
-        self._up[peer.name] = (running, files)
+        self._up[name] = (running, files)
 
 
 def run(bench: Bench, names: Sequence[str], scenes: Sequence[str], rounds: int, seconds: float) -> Results:
@@ -166,9 +173,9 @@ def choose(only: str, peers: str) -> list[str]:
     if peers == "all":
         installing.install()
     theirs = ["mlserver-mlflow", "mlserver-sklearn", "ray"] if installing.is_installed() else []
-    known = here + theirs
     if not only:
-        return known
+        return here + theirs
+    known = [*here, OURS[1], *theirs]
     chosen = [name.strip() for name in only.split(",")]
     if unknown := [name for name in chosen if name not in known]:
         raise SystemExit(f"{', '.join(unknown)}: expected some of {', '.join(known)} (--peers all adds more)")

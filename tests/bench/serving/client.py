@@ -77,15 +77,17 @@ class Run:
 
 
 def drive(
-    host: str, port: int, requests: Sequence[bytes], concurrency: int, seconds: float, run: Run, tree: int
+    host: str, port: int, requests: Sequence[bytes], given: argparse.Namespace, run: Run
 ) -> dict[str, Any]:
-    """Send for so many seconds and return the figures."""
+    """Send for so many seconds, or so many requests, and return the figures."""
+    concurrency, tree, count = given.concurrency, given.tree, given.requests
+    seconds = float("inf") if count else given.seconds
     poller, connections = select.epoll(), {}
     for _ in range(concurrency):
         connection = Connection(host, port)
         connections[connection.socket.fileno()] = connection
         poller.register(connection.socket, select.EPOLLIN)
-    turn, counted, busy = 0, False, 0.0
+    turn, counted, busy = 0, bool(count), 0.0
     began = time.perf_counter()
     for connection in connections.values():
         connection.send(requests[turn % len(requests)])
@@ -99,7 +101,7 @@ def drive(
         if not counted and now - began >= WARM:
             counted, began, busy = True, now, read_cpu(tree)
             run.taken.clear()
-        if counted and now - began >= seconds:
+        if counted and (now - began >= seconds or 0 < count <= len(run.taken)):
             break
         for number, _ in events:
             connection = connections[number]
@@ -117,6 +119,7 @@ def summarise(run: Run, elapsed: float, busy: float) -> dict[str, Any]:
     taken, count = sorted(run.taken), max(len(run.taken), 1)
     figures: dict[str, Any] = {
         "requests": len(taken),
+        "seconds": elapsed,
         "rps": len(taken) / elapsed,
         "p50_ms": pick(taken, 0.50) * 1e3,
         "p99_ms": pick(taken, 0.99) * 1e3,
@@ -157,6 +160,7 @@ def main() -> None:
     parser.add_argument("--bodies", type=Path, required=True, help="JSON lines, one request body each")
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--requests", type=int, default=0, help="end after so many, however long it takes")
     parser.add_argument("--expected", default="", help="text that each answer must contain")
     parser.add_argument("--tree", type=int, default=0, help="process whose processor time is told")
     given = parser.parse_args()

@@ -91,6 +91,12 @@ def to_frame(inputs: list[dict[str, Any]]) -> Any:
     return pd.DataFrame(inputs, columns=list(PROBLEM.feature_names)).astype(kinds)
 
 
+def score_first(material: Material) -> float:
+    """Return the pipeline's own probability for the first of the flights."""
+    first = to_frame(material.inputs[:1])
+    return float(material.load_estimator().predict_proba(first)[0, 1])
+
+
 def prepare(folder: Path = FOLDER) -> Material:
     """Make what is not there yet, in one or two minutes; the folder holds all of it or none."""
     material = Material(folder)

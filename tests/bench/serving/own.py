@@ -1,22 +1,25 @@
 """Our own service with everything on: started by the stack's own commands, following a real registry."""
 
+import json
 import logging
 import os
 import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
-from tests.bench.serving.material import ROOT, Material, write_model
+from tests.bench.serving.material import ROOT, Material, score_first, write_model
 from tests.bench.serving.peers import Peer, Running, send_flight, send_flights
 from tests.ports import find_free_port
 
 CHAMPION = '"served_by":"champion"'
+SHADOW = "shadow"  # the alias of a version that answers beside the champion and is not heard
 
 
 class Own:
@@ -36,8 +39,8 @@ class Own:
         self.package = write_model(material, folder / "package")
         self.registry: Running | None = None
 
-    def start_registry(self) -> None:
-        """Start MLflow and register the model twice: a champion and the one before it."""
+    def start_registry(self, *, shadow: bool = False) -> None:
+        """Start MLflow and register the model twice: a champion and the one before it, or its shadow too."""
         url = self.settings.mlflow_url
         self.registry = Running(self._build("mlflow", "/"), self.folder / "mlflow.log")
         _await(f"{url}/health")
@@ -50,6 +53,8 @@ class Own:
         made_by = client.create_run(client.create_experiment(PROBLEM.name)).info.run_id
         for alias in ("previous", "champion"):
             registry.set_alias(alias, registry.register(self.package, made_by, {}))
+        if shadow:
+            registry.set_alias(SHADOW, registry.register(self.package, made_by, {}))
 
     def build_peer(self) -> Peer:
         """Return the service as a peer."""
@@ -77,6 +82,23 @@ class Own:
             expected=expected,
             folder=ROOT,
         )
+
+
+@contextmanager
+def serve_own(material: Material, folder: Path, workers: int = 1) -> Iterator[Running]:
+    """Run the service, and the registry that it follows, for as long as the block lasts."""
+    own = Own(material, folder / "own", workers)
+    try:
+        own.start_registry()
+        running = Running(own.build_peer(), folder / "service.log")
+        try:
+            body = json.dumps(material.flights[0]).encode()
+            running.await_score(body, score_first(material))
+            yield running
+        finally:
+            running.stop()
+    finally:
+        own.stop()
 
 
 def _await(url: str, within: float = 90.0) -> None:
