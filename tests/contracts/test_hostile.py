@@ -1,4 +1,4 @@
-"""The service under requests that mean no good: a short run of what `make prove AREA=serving` does at length."""
+"""The service under requests that mean no good: in short what `make prove AREA=serving` does."""
 
 import pytest
 

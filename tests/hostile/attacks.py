@@ -178,7 +178,7 @@ def _make_gibberish() -> st.SearchStrategy[Attack]:
         b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
         b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: rot13\r\n\r\n{}",
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nno colon\r\n\r\n",
         b"POST /predict HTTP/9.9\r\nHost: a\r\n\r\n",
         b"POST /pre dict HTTP/1.1\r\nHost: a\r\n\r\n",

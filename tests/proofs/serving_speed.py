@@ -1,4 +1,4 @@
-"""Our service with everything on beside the bare endpoint and `mlflow models serve`, in interleaved rounds."""
+"""Our service with everything on beside the bare endpoint and `mlflow models serve`, in turn."""
 
 import statistics
 import tempfile

@@ -19,7 +19,7 @@ from tests.bench.serving.peers import Peer, Running, send_flight, send_flights
 from tests.ports import find_free_port
 
 CHAMPION = '"served_by":"champion"'
-SHADOW = "shadow"  # the alias of a version that answers beside the champion and is not heard
+SHADOW = "challenger"  # the alias of a version that answers beside the champion and is not heard
 
 
 class Own:
