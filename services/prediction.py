@@ -142,7 +142,7 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
         models.stop()
         journal.close()
 
-    app = build_app(problem, store, models, journal, wire, metrics, start, stop)
+    app = build_app(problem, store, models, journal, wire, metrics, start, stop, settings.answer_seconds)
 
     class PredictionService:
         """Answers requests on the champion, the previous version, the rule or the prior, and says which."""
