@@ -8,6 +8,7 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.errors import JournalUnavailable
 from services import journal as module
+from services import journal_statements
 from services.journal import DeadLetter, Journal, Outcome, Prediction, format_instant
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
@@ -99,7 +100,7 @@ def test_an_outcome_by_prediction_gets_its_entity(journal):
 
 def test_dead_letters_are_bounded(journal, monkeypatch):
     """The newest are kept."""
-    monkeypatch.setattr(module, "KEEP_DEAD_LETTERS", 3)
+    monkeypatch.setattr(journal_statements, "KEEP_DEAD_LETTERS", 3)
     for i in range(5):
         journal.append([], [make_letter(str(i))])
     assert journal.read_dead_letters(ALWAYS)["reason"].to_list() == ["2", "3", "4"]
