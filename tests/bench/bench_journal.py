@@ -27,8 +27,8 @@ from services.journal_statements import SCHEMA
 FEATURES = json.dumps({f"feature_number_{n}": n * 1.234567 for n in range(34)})
 REQUEST = json.dumps({f"field_{n}": "some text" for n in range(12)})
 GROUPS = (1, 4, 8, 32)
-ROUNDS = 5
-RECORDS = 4_000  # a round
+ROUNDS = 3
+RECORDS = 2_000  # a round
 SECONDS = 3.0  # that the processes write
 INSERT = f"INSERT INTO predictions VALUES ({', '.join('?' * 11)})"
 
