@@ -66,7 +66,8 @@ def count(ctx: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def show(ctx: typer.Context, letter_id: Annotated[int, typer.Argument(help="The letter's id.")]) -> None:
     """Print one dead letter with its whole request, as JSON."""
-    from services.dead_letters import LetterRefused, find_path, is_cut
+    from feature_repo.errors import LetterRefused
+    from services.dead_letters import find_path, is_cut
 
     found = _find(ctx.obj, ids=(letter_id,))
     if not found:

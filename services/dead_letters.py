@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import PerennialError
+from feature_repo.errors import LetterRefused
 from services.journal import Journal, KeptLetter, LetterFilter
 
 KEPT = 1_000  # bytes of a malformed request that are kept
@@ -22,10 +22,6 @@ PATHS = ("/predict", "/feedback")
 Send = Callable[[str, bytes], tuple[int, bytes]]
 # Takes path and body, raises ValueError or a BadRequest if the service would refuse it.
 Check = Callable[[str, bytes], object]
-
-
-class LetterRefused(PerennialError):
-    """A dead letter is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,11 @@ def find_path(letter: KeptLetter) -> str:
 def is_cut(letter: KeptLetter) -> bool:
     """Return whether only the beginning of a letter's request was kept, so that it cannot be sent."""
     # Bytes that are no text count as three each once they are replaced: taken for cut only if too long.
-    if letter.kind != "malformed" or len(letter.request.encode()) < KEPT:
+    if letter.kind != "malformed":
+        return False
+    if not letter.request:  # too large to be read at all
+        return " 413 " in letter.reason
+    if len(letter.request.encode()) < KEPT:
         return False
     try:
         json.loads(letter.request)

@@ -9,7 +9,7 @@ from typing import Any
 from services.journal_records import LETTER, PREDICTION, Batch, DeadLetter, Outcome, format_instant
 
 KEEP_DEAD_LETTERS = 100_000
-KEEP_BYTES = 128 * 1024 * 1024  # of dead letters; the oldest go first
+KEEP_BYTES = 128 * 1024 * 1024  # of dead letters, and the rest of one more; the oldest go first
 ROWS = 32  # a statement for each number of rows up to this: one call writes them all
 
 SCHEMA = """
