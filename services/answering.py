@@ -27,6 +27,7 @@ SEVERITY = (
     "expired",
 )  # a dead letter's kind is the first that applies
 MAX_REASON = 1_000  # characters
+VARIANTS = "89ab"
 NOTHING = OnlineVector({}, (), {})
 
 Rows = Sequence[Mapping[str, Any]]
@@ -161,9 +162,11 @@ class Answering:
         self, rows: Rows, answers: Sequence[Answer], requests: Sequence[bytes], now: datetime
     ) -> Answered:
         received, made = format_instant(now), Answered([], [], [])
-        for row, answer, request in zip(rows, answers, requests, strict=True):
+        for row, answer, request, identity in zip(
+            rows, answers, requests, make_ids(now, len(rows)), strict=True
+        ):
             entity, decided = row[self._problem.entity], row[self._problem.decided_at]
-            identity, flags = make_id(now), [_tell(flag) for flag in answer.flags]
+            flags = [_tell(flag) for flag in answer.flags]
             asked = request.decode()
             made.bodies.append(
                 {
@@ -197,12 +200,15 @@ class Answering:
         return made
 
 
-def make_id(now: datetime) -> str:
-    """Return a version 7 UUID (RFC 9562): sorts by the millisecond that it was made in."""
-    value = int(now.timestamp() * 1_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    text = f"{value:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+def make_ids(now: datetime, count: int) -> list[str]:
+    """Return version 7 UUIDs (RFC 9562): they sort by the millisecond that they were made in."""
+    millisecond, chance = f"{int(now.timestamp() * 1_000):012x}", os.urandom(10 * count).hex()
+    ids = []
+    for start in range(0, 20 * count, 20):
+        part = chance[start : start + 20]
+        variant = VARIANTS[int(part[3], 16) & 0x3]
+        ids.append(f"{millisecond[:8]}-{millisecond[8:]}-7{part[:3]}-{variant}{part[4:7]}-{part[7:19]}")
+    return ids
 
 
 def _tell(flag: Any) -> dict[str, Any]:

