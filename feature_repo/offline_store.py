@@ -168,10 +168,14 @@ def _read_view(view: FeatureView, refs: list[str], config: RepoConfig, full: boo
 
 
 def _join(part: pl.DataFrame, views: list[_View]) -> pl.DataFrame:
-    rows = part.with_row_index("_row").sort("event_timestamp")
+    # Only what the joins look at is sorted by time, and only what they find is sorted back.
+    keys = list(dict.fromkeys(key for view in views for key in view.keys))
+    asked = part.select("event_timestamp", *keys).with_row_index("_row").sort("event_timestamp")
+    back = asked["_row"].arg_sort()
+    found = []
     for view in views:
         # Sorted by time as a whole, as the join needs; Polars cannot see that within keys.
-        rows = rows.join_asof(
+        joined = asked.join_asof(
             view.rows,
             on="event_timestamp",
             by=view.keys,
@@ -179,7 +183,8 @@ def _join(part: pl.DataFrame, views: list[_View]) -> pl.DataFrame:
             tolerance=view.ttl,
             check_sortedness=False,
         )
-    return rows.sort("_row").drop("_row")
+        found += joined.drop(asked.columns)[back].get_columns()
+    return part.hstack(found)
 
 
 def _scan(config: RepoConfig, source: Any, since: datetime | None, until: Any) -> pl.LazyFrame:

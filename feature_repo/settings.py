@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     reports_port: int = Field(8090, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
+    answer_seconds: float = Field(
+        2.0, gt=0, le=60, description="How long store or model may take before a request goes on without."
+    )
     recheck_days: int = Field(3, ge=0, description="Landed days that daily-loop asks the source about again.")
     schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
     source: str = Field("", description="Folder or URL of CSV/Parquet files; empty: bundled data.")

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings, load_settings
+from flows.cli_dead_letters import app as dead_letters
 from flows.cli_features import features
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
@@ -313,6 +314,7 @@ def example(ctx: typer.Context) -> None:
 app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
+app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(trace)
 app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(compact)

@@ -20,8 +20,8 @@ from feature_repo.materializations import Materializations
 from feature_repo.store import OnlineVector, judge_ages
 from flows.online_past import SLACK, OnlinePast, PastRow
 from flows.project import Project
+from services.inputs import Inputs
 from services.journal import Prediction
-from services.ladder import gather
 from services.wire import Wire
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Replayer:
         except NotEnoughData as error:
             return replace(unchecked, why=str(error))
         vector = self._judge(self._problem, online, row[self._problem.decided_at])
-        found = gather(self._describe_inputs(prediction), row, vector)
+        found = self._find_inputs(prediction).gather(row, vector)
         differing = {
             name: (told.get(name), found.get(name))
             for name in {**told, **found}
@@ -195,10 +195,10 @@ class Replayer:
                 answer[f"{name}__ts"] = [held.stamp]
         return judge_ages(problem, answer, 0, at)
 
-    def _describe_inputs(self, prediction: Prediction) -> Mapping[str, Any]:
+    def _find_inputs(self, prediction: Prediction) -> Inputs:
         if prediction.model_version is not None:
-            return self._load(prediction.model_version).contract
-        return {"features": [{"name": f.name, "source": f.source} for f in self._problem.features]}
+            return self._load(prediction.model_version).inputs
+        return Inputs.of(self._problem)
 
     def _conclude(
         self, prediction: Prediction, recomputed: float, differing: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -12,13 +12,25 @@ import polars as pl
 
 from feature_repo.contract import Problem
 from feature_repo.store import OnlineVector
+from services.breaker import Circuits, Resting
+from services.inputs import Inputs
 from services.journal import DeadLetter, Prediction, format_instant
-from services.ladder import Answer, Rungs, climb
+from services.ladder import Answer, Rungs, climb, fall
 from services.live import Serving
 from services.metrics import Metrics
 
-SEVERITY = ("unseen", "out_of_range", "missing", "expired")  # a dead letter's kind is the first that applies
+SEVERITY = (
+    "wrong_type",
+    "unseen",
+    "out_of_range",
+    "missing",
+    "expired",
+)  # a dead letter's kind is the first that applies
 MAX_REASON = 1_000  # characters
+VARIANTS = "89ab"
+NOTHING = OnlineVector({}, (), {})
+
+Rows = Sequence[Mapping[str, Any]]
 
 log = logging.getLogger("perennial.service")
 
@@ -58,66 +70,103 @@ class Answering:
         self._store = store
         self._models = models
         self._metrics = metrics
-        features = [{"name": f.name, "kind": f.kind, "source": f.source} for f in problem.features]
-        self._blank = {"features": features}
+        self._blank = Inputs.of(problem)
+        self._stored = tuple(f.name for f in problem.features if f.source != "request")
+        self.circuits = Circuits()
         self.store_trouble: str | None = None
 
-    def answer(self, rows: Sequence[Mapping[str, Any]], requests: Sequence[bytes]) -> Answered:
+    def answer(self, rows: Rows, requests: Sequence[bytes]) -> Answered:
         """Answer rows (entity, decided_at, request fields); `requests` is the JSON that each came as."""
-        serving = self._models.serving  # one look: the whole batch is answered by the same versions
-        rungs = Rungs(
+        return self.answer_groups([(rows, requests)])[0]
+
+    def answer_groups(
+        self, asked: Sequence[tuple[Rows, Sequence[bytes]]], without: Collection[str] = ()
+    ) -> list[Answered]:
+        """Answer some requests together, each of some rows.
+
+        without  names of circuits (the store, a version) that they hang in: these are not called
+        """
+        rungs = self._look_up(without)  # one look: all are answered by the same versions
+        rows = [row for part, _ in asked for row in part]
+        try:
+            answers = self._climb(rungs, self._add_features(rows, without))
+        except Exception as error:
+            if not isinstance(error, Resting):
+                log.exception("request-time features of %d rows", len(rows))
+            answers = [self._answer_alone(rungs, row) for row in rows]
+        return self._record_all(asked, answers)
+
+    def answer_by_rule(self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str) -> list[Answered]:
+        """Answer some requests without store or model: by the rule, else the prior. Nothing is flagged."""
+        rungs = self._look_up()
+        rows: Rows = [row for part, _ in asked for row in part]
+        try:
+            rows = self._add_features(rows)
+        except Exception as error:  # noqa: BLE001 - the rule has a rate for what it knows nothing of
+            log.debug("request-time features of %d rows: %s", len(rows), error)
+        return self._record_all(asked, [fall(rungs, row, NOTHING, reason, None) for row in rows])
+
+    def _record_all(
+        self, asked: Sequence[tuple[Rows, Sequence[bytes]]], answers: Sequence[Answer]
+    ) -> list[Answered]:
+        self._metrics.note_answers(answers)
+        now, given = datetime.now(UTC), iter(answers)
+        return [self._record(part, [next(given) for _ in part], sent, now) for part, sent in asked]
+
+    def _look_up(self, without: Collection[str] = ()) -> Rungs:
+        serving = self._models.serving
+        return Rungs(
             serving.champion,
             serving.previous,
             serving.rule,
             self._problem.prior,
             self._blank,
             serving.reason,
+            without,
         )
-        try:
-            answers = self._climb(rungs, self._add_features(rows))
-        except Exception:
-            log.exception("request-time features of %d rows", len(rows))
-            answers = [self._answer_alone(rungs, row) for row in rows]
-        self._metrics.note_answers(answers)
-        return self._record(rows, answers, requests)
 
-    def _add_features(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        frame = pl.DataFrame(rows, schema_overrides=self._problem.request_fields, infer_schema_length=None)
-        return self._problem.add_request_features(frame).to_dicts()
+    def _add_features(self, rows: Rows, without: Collection[str] = ()) -> list[dict[str, Any]]:
+        def compute() -> list[dict[str, Any]]:
+            fields = self._problem.request_fields
+            frame = pl.DataFrame(rows, schema_overrides=fields, infer_schema_length=None)
+            return self._problem.add_request_features(frame).to_dicts()
+
+        return self.circuits.call("request features", compute, without)
 
     def _answer_alone(self, rungs: Rungs, row: Mapping[str, Any]) -> Answer:
         try:
-            return self._climb(rungs, self._add_features([row]))[0]
+            return self._climb(rungs, self._add_features([row], rungs.without))[0]
         except Exception as error:  # noqa: BLE001 - logged with the batch; the answer names the reason
-            log.warning("request-time features of %s: %s", row[self._problem.entity], type(error).__name__)
-            bare = Rungs(None, None, rungs.rule, rungs.prior, self._blank, "request_features_failed")
-            return climb(bare, [row], [OnlineVector({}, (), {})])[0]
+            log.debug("request-time features of %s: %s", row[self._problem.entity], error)
+            return fall(rungs, row, NOTHING, "request_features_failed", self._problem.calendar)
 
     def _climb(self, rungs: Rungs, rows: list[dict[str, Any]]) -> list[Answer]:
-        return climb(rungs, rows, self._read_store(rows), self._problem.calendar)
+        vectors = self._read_store(rows, rungs.without)
+        return climb(rungs, rows, vectors, self._problem.calendar, self.circuits)
 
-    def _read_store(self, rows: list[dict[str, Any]]) -> list[OnlineVector]:
+    def _read_store(self, rows: list[dict[str, Any]], without: Collection[str]) -> list[OnlineVector]:
         try:
-            vectors = self._store.read_online(rows)
+            vectors = self.circuits.call("store", lambda: self._store.read_online(rows), without)
         except Exception as error:  # noqa: BLE001 - whatever a store raises, the ladder answers
             if self.store_trouble is None:
                 log.warning("answering without the feature store: %s", error)
-            self.store_trouble = f"{type(error).__name__}: {error}"
+            if not isinstance(error, Resting):
+                self.store_trouble = f"{type(error).__name__}: {error}"
             self._metrics.store_failures.inc()
-            stored = tuple(f.name for f in self._problem.features if f.source != "request")
-            return [OnlineVector(dict.fromkeys(stored), stored, {}) for _ in rows]
+            return [OnlineVector(dict.fromkeys(self._stored), self._stored, {}) for _ in rows]
         self.store_trouble = None
         self._metrics.note_vectors(vectors)
         return vectors
 
     def _record(
-        self, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], requests: Sequence[bytes]
+        self, rows: Rows, answers: Sequence[Answer], requests: Sequence[bytes], now: datetime
     ) -> Answered:
-        now = datetime.now(UTC)
         received, made = format_instant(now), Answered([], [], [])
-        for row, answer, request in zip(rows, answers, requests, strict=True):
+        for row, answer, request, identity in zip(
+            rows, answers, requests, make_ids(now, len(rows)), strict=True
+        ):
             entity, decided = row[self._problem.entity], row[self._problem.decided_at]
-            identity, flags = make_id(now), [_tell(flag) for flag in answer.flags]
+            flags = [_tell(flag) for flag in answer.flags]
             asked = request.decode()
             made.bodies.append(
                 {
@@ -151,12 +200,15 @@ class Answering:
         return made
 
 
-def make_id(now: datetime) -> str:
-    """Return a version 7 UUID (RFC 9562): sorts by the millisecond that it was made in."""
-    value = int(now.timestamp() * 1_000) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    text = f"{value:032x}"
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+def make_ids(now: datetime, count: int) -> list[str]:
+    """Return version 7 UUIDs (RFC 9562): they sort by the millisecond that they were made in."""
+    millisecond, chance = f"{int(now.timestamp() * 1_000):012x}", os.urandom(10 * count).hex()
+    ids = []
+    for start in range(0, 20 * count, 20):
+        part = chance[start : start + 20]
+        variant = VARIANTS[int(part[3], 16) & 0x3]
+        ids.append(f"{millisecond[:8]}-{millisecond[8:]}-7{part[:3]}-{variant}{part[4:7]}-{part[7:19]}")
+    return ids
 
 
 def _tell(flag: Any) -> dict[str, Any]:

@@ -5,22 +5,23 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from feature_repo.contract import Problem
 from feature_repo.errors import JournalUnavailable
 from services.answering import MAX_REASON, Answering, Models, Store
 from services.decoding import BadRequest
 from services.docs import PAGE
+from services.engine import REFUSE, Engine, Overloaded
 from services.journal import DeadLetter, Journal, format_instant
 from services.metrics import Metrics
 from services.openapi import describe
@@ -28,6 +29,7 @@ from services.wire import Wire
 
 MAX_BODY = 5 * 1024 * 1024
 DRAIN = 64 * 1024 * 1024  # of a body that is too large, read on and dropped, so that the refusal gets through
+JSON = (b"content-type", b"application/json")
 Handler = Callable[[Request], Awaitable[Response]]
 Hook = Callable[[], None]
 
@@ -36,35 +38,55 @@ class PredictionApp:
     """Decodes, answers, journals; the answer leaves when the journal has it."""
 
     def __init__(
-        self, problem: Problem, store: Store, models: Models, journal: Journal, wire: Wire, metrics: Metrics
+        self,
+        problem: Problem,
+        store: Store,
+        models: Models,
+        journal: Journal,
+        wire: Wire,
+        metrics: Metrics,
+        deadline: float,
     ) -> None:
         self._answering = Answering(problem, store, models, metrics)
+        self.engine = Engine(self._answering, journal, deadline)
         self._models = models
         self._journal = journal
         self._wire = wire
         self._metrics = metrics
         self._problem = problem
-        # One thread: scoring holds the interpreter anyway, and the store's connection stays in one place.
-        self._pool = ThreadPoolExecutor(1, "answering")
+        self._answered = metrics.requests.labels("/predict", "200")
         self._served: Counter[str] = Counter()
         self._started = datetime.now(UTC)
 
-    async def predict(self, request: Request) -> Response:
-        """Answer one item or a list of them."""
+    async def answer(self, receive: Receive, send: Send) -> None:
+        """Answer POST /predict. Without a framework around it: half the cost of a request would be its."""
         since = time.perf_counter()
-        items, single = await self._read(request, self._wire.requests.read)
+        try:
+            body = await self.predict(receive)
+        except (BadRequest, JournalUnavailable, Overloaded) as error:
+            response = self._refuse("/predict", error)
+            await response({"type": "http"}, receive, send)
+            return
+        except ClientDisconnect:
+            return
+        self._answered.inc()
+        self._metrics.seconds.observe(time.perf_counter() - since)
+        size = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [JSON, size]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def predict(self, receive: Receive) -> bytes:
+        """Return the answer to one item or a list of them, as JSON."""
+        items, single = await self._read("/predict", receive, self._wire.requests.read)
         rows = [self._wire.to_row(item) for item in items]
         sent = [msgspec.json.encode(item) for item in items]
-        loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._pool, self._answering.answer, rows, sent)
-        await asyncio.wrap_future(self._journal.submit(made.predictions, made.dead_letters))
+        made = await self.engine.ask(rows, sent)
         self._count(made)
-        self._metrics.seconds.observe(time.perf_counter() - since)
-        return _json(made.bodies[0] if single else {"predictions": made.bodies})
+        return msgspec.json.encode(made.bodies[0] if single else {"predictions": made.bodies})
 
     async def feedback(self, request: Request) -> Response:
         """Take one outcome or a list of them."""
-        items, _ = await self._read(request, self._wire.feedbacks.read)
+        items, _ = await self._read("/feedback", request.receive, self._wire.feedbacks.read)
         outcomes = [self._wire.to_outcome(item) for item in items]
         ids = await asyncio.wrap_future(self._journal.submit_outcomes(outcomes))
         self._metrics.feedback.inc(len(ids))
@@ -100,29 +122,33 @@ class PredictionApp:
         async def guarded(request: Request) -> Response:
             try:
                 response = await handler(request)
-            except BadRequest as error:
-                response = _json(error.to_body(), error.status)
-            except JournalUnavailable as error:
-                self._metrics.journal_failures.labels(route).inc()
-                step, expected = "Try again in a second.", str(error.expected)
-                told = BadRequest(503, "journal", got=error.got, expected=expected, next_step=step)
-                response = _json(told.to_body(), 503, {"Retry-After": "1"})
+            except (BadRequest, JournalUnavailable) as error:
+                return self._refuse(route, error)
             self._metrics.requests.labels(route, str(response.status_code)).inc()
             return response
 
         return guarded
 
-    def close(self) -> None:
-        """End the answering thread."""
-        self._pool.shutdown()
+    def _refuse(self, route: str, error: BadRequest | JournalUnavailable | Overloaded) -> Response:
+        """Return the answer that an error stands for, counted."""
+        if isinstance(error, JournalUnavailable):
+            self._metrics.journal_failures.labels(route).inc()
+            error = _postpone("journal", str(error.got), str(error.expected))
+        elif isinstance(error, Overloaded):
+            error = _postpone("queue", f"over {REFUSE:,} rows that wait", "fewer")
+        self._metrics.requests.labels(route, str(error.status)).inc()
+        headers = {"Retry-After": "1"} if error.status == 503 else None
+        return _json(error.to_body(), error.status, headers)
 
-    async def _read(self, request: Request, read: Callable[[bytes], tuple[list[Any], bool]]) -> Any:
+    async def _read(
+        self, path: str, receive: Receive, read: Callable[[bytes], tuple[list[Any], bool]]
+    ) -> Any:
         body = b""
         try:
-            body = await read_body(request)
+            body = await read_body(receive)
             return read(body)
         except BadRequest as error:
-            self._bury(request.url.path, error, body)
+            self._bury(path, error, body)
             raise
 
     def _bury(self, path: str, error: BadRequest, body: bytes) -> None:
@@ -143,6 +169,20 @@ class PredictionApp:
             self._metrics.dead_letters.labels(letter.kind).inc()
 
 
+class App(Starlette):
+    """The routes of the app, with a way of its own for the one that everybody takes."""
+
+    prediction: PredictionApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's request."""
+        if scope["type"] == "http" and scope["method"] == "POST" and _find_path(scope) == "/predict":
+            scope["app"] = self
+            await self.prediction.answer(receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def build_app(
     problem: Problem,
     store: Store,
@@ -152,19 +192,23 @@ def build_app(
     metrics: Metrics | None = None,
     on_start: Hook = lambda: None,
     on_stop: Hook = lambda: None,
-) -> Starlette:
-    """Return the app. `on_start` and `on_stop` run in a thread, around the app's life."""
-    app = PredictionApp(problem, store, models, journal, wire, metrics or Metrics())
+    deadline: float = 2.0,
+) -> App:
+    """Return the app. `on_start` and `on_stop` run in a thread, around the app's life.
+
+    deadline  seconds that the store or a model may take, before a request goes on without
+    """
+    app = PredictionApp(problem, store, models, journal, wire, metrics or Metrics(), deadline)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
         await asyncio.to_thread(on_start)
+        app.engine.start()
         yield
-        app.close()
+        await app.engine.stop()
         await asyncio.to_thread(on_stop)
 
     named = {
-        "/predict": (app.predict, "POST"),
         "/feedback": (app.feedback, "POST"),
         "/live": (app.live, "GET"),
         "/openapi.json": (app.openapi, "GET"),
@@ -172,16 +216,23 @@ def build_app(
         "/": (app.index, "GET"),
     }
     routes = [Route(path, app.guard(path, one), methods=[verb]) for path, (one, verb) in named.items()]
-    lost = app.guard("other", _refuse_path({path: verb for path, (_, verb) in named.items()}))
+    verbs = {"/predict": "POST", **{path: verb for path, (_, verb) in named.items()}}
+    lost = app.guard("other", _refuse_path(verbs))
     rest = Route("/{path:path}", lost)
     rest.methods = None  # any at all: Starlette's own refusal of a method names nothing
-    return Starlette(routes=[*routes, rest], lifespan=lifespan)
+    served = App(routes=[*routes, rest], lifespan=lifespan)
+    served.prediction = app
+    return served
 
 
-async def read_body(request: Request, limit: int = MAX_BODY) -> bytes:
+async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
     """Return the body. Raises BadRequest (413) if it is larger than `limit` bytes."""
-    parts, size = [], 0
-    async for part in request.stream():
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part, more = message.get("body", b""), message.get("more_body", False)
         size += len(part)
         if size <= limit:
             parts.append(part)
@@ -205,6 +256,15 @@ def _refuse_path(known: Mapping[str, str]) -> Handler:
         return _json(told.to_body(), 404)
 
     return refuse
+
+
+def _postpone(field: str, got: str, expected: str) -> BadRequest:
+    return BadRequest(503, field, got=got, expected=expected, next_step="Try again in a second.")
+
+
+def _find_path(scope: Scope) -> str:
+    path, root = scope["path"], scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
 
 
 def _json(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -5,9 +5,11 @@ Reasons, all there are:
 ok                       the champion answered
 no_champion              nothing is the champion
 champion_refused         the version that the alias names did not pass its checks
-champion_failed          the champion raised, or its scores were no probabilities
+champion_failed          the champion raised, or its scores were no probabilities, now or a moment ago
+champion_late            the champion missed its deadline, now or a moment ago
 features_unavailable     more than half of the store-backed features are missing or expired
 request_features_failed  the request-time features could not be computed
+overloaded               more waits than can be answered in time: no model is asked
 """
 
 import logging
@@ -16,21 +18,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from feature_repo.store import OnlineVector
+from feature_repo.freshness import OnlineVector
+from services.breaker import Circuits, Resting
+from services.inputs import Flag, Inputs
 
-ENOUGH = 0.5  # share of store-backed features that may be missing or expired before a model is not asked
-MARGIN = 0.1  # of the range seen in training, by which a number may lie outside it unflagged
+__all__ = ["Answer", "Flag", "Inputs", "Rule", "Rungs", "Scorer", "climb", "fall"]
 
 log = logging.getLogger("perennial.ladder")
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """One input that the model does not know: missing, unseen, out_of_range or expired (got: age in s)."""
-
-    feature: str
-    kind: str
-    got: str | float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ class Scorer(Protocol):
         """Its number in the registry."""
 
     @property
-    def contract(self) -> Mapping[str, Any]:
+    def inputs(self) -> Inputs:
         """Its inputs, as training saw them."""
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:
@@ -80,16 +74,24 @@ class Scorer(Protocol):
 class Rungs:
     """What can be asked, best first.
 
-    blank   the inputs to gather when there is no model to say: a contract without ranges
-    reason  why there is no champion, if there is none
+    blank    the inputs to gather when there is no model to say: a contract without ranges
+    reason   why there is no champion, if there is none
+    without  names of circuits that are not to be called: the rows hang in them already
     """
 
     champion: Scorer | None
     previous: Scorer | None
     rule: Rule | None
     prior: float
-    blank: Mapping[str, Any]
+    blank: Inputs
     reason: str = "no_champion"
+    without: Collection[str] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of the best model there is."""
+        known = self.champion or self.previous
+        return known.inputs if known else self.blank
 
 
 def climb(
@@ -97,102 +99,92 @@ def climb(
     rows: Sequence[Mapping[str, Any]],
     vectors: Sequence[OnlineVector],
     calendar: Collection[str] = (),
+    circuits: Circuits | None = None,
 ) -> list[Answer]:
     """Answer each row from the best rung that can; a model is asked once, for all rows together.
 
     calendar  features that leave the range seen in training by construction, as time goes by
+    circuits  the breakers that the models are asked through
     """
-    known = rungs.champion or rungs.previous
-    starved = [known is not None and is_starved(known.contract, vector) for vector in vectors]
+    circuits = circuits or Circuits()
+    inputs = rungs.inputs
+    no_model = rungs.champion is None and rungs.previous is None
+    starved = [not no_model and inputs.is_starved(vector) for vector in vectors]
     waiting = [i for i, gone in enumerate(starved) if not gone]
-    answers: dict[int, Answer] = {}
+    answers: list[Answer | None] = [None] * len(rows)
     reason = "ok"
     for name, scorer in (("champion", rungs.champion), ("previous", rungs.previous)):
         if scorer is None or not waiting:
             reason = rungs.reason if name == "champion" and scorer is None else reason
             continue
-        inputs = [gather(scorer.contract, rows[i], vectors[i]) for i in waiting]
-        scores = _ask(scorer, inputs)
-        if scores is None:
-            reason = "champion_failed" if reason == "ok" else reason
-            continue
-        for i, features, score in zip(waiting, inputs, scores, strict=True):
-            flags = find_flags(scorer.contract, features, vectors[i], calendar)
-            answers[i] = Answer(score, name, reason, scorer.version, flags, features)
-        waiting = []
-    for i, vector in enumerate(vectors):
-        if i not in answers:
-            why = "features_unavailable" if starved[i] else reason
-            answers[i] = _fall(rungs, rows[i], vector, why, calendar)
-    return [answers[i] for i in range(len(rows))]
+        gathered = [scorer.inputs.gather(rows[i], vectors[i]) for i in waiting]
+        flags = [
+            scorer.inputs.find_flags(features, vectors[i], calendar)
+            for i, features in zip(waiting, gathered, strict=True)
+        ]
+        scores, trouble = _ask(scorer, gathered, circuits, rungs.without)
+        for i, score, told, features in zip(waiting, scores, flags, gathered, strict=True):
+            if score is not None:
+                answers[i] = Answer(score, name, reason, scorer.version, told, features)
+        waiting = [i for i in waiting if answers[i] is None]
+        if waiting and reason == "ok":
+            reason = f"champion_{trouble}"
+    return [
+        answer or fall(rungs, row, vector, "features_unavailable" if gone else reason, calendar)
+        for answer, row, vector, gone in zip(answers, rows, vectors, starved, strict=True)
+    ]
 
 
-def is_starved(contract: Mapping[str, Any], vector: OnlineVector) -> bool:
-    """Return whether too many of the model's store-backed features have no usable value."""
-    stored = [f["name"] for f in contract["features"] if f["source"] != "request"]
-    gone = {*vector.missing, *vector.expired}
-    lacking = sum(name in gone or name not in vector.values for name in stored)
-    return lacking > ENOUGH * len(stored)
-
-
-def gather(contract: Mapping[str, Any], row: Mapping[str, Any], vector: OnlineVector) -> dict[str, Any]:
-    """Return the model's inputs in its order."""
-    return {
-        f["name"]: row.get(f["name"]) if f["source"] == "request" else vector.values.get(f["name"])
-        for f in contract["features"]
-    }
-
-
-def find_flags(
-    contract: Mapping[str, Any], features: Mapping[str, Any], vector: OnlineVector, calendar: Collection[str]
-) -> tuple[Flag, ...]:
-    """Return every input that is missing, expired, unseen in training or outside its range.
-
-    A value that the store holds as null was observed to be null, and is not flagged.
-    """
-    flags, missing = [], set(vector.missing)
-    for feature in contract["features"]:
-        name, value, stored = feature["name"], features[feature["name"]], feature["source"] != "request"
-        if stored and name in vector.expired:
-            flags.append(Flag(name, "expired", round(vector.expired[name], 3)))
-        elif (name in missing or name not in vector.values) if stored else value is None:
-            flags.append(Flag(name, "missing", None))
-        elif value is not None and (kind := _compare(feature, value, calendar)):
-            flags.append(Flag(name, kind, value))
-    return tuple(flags)
-
-
-def _compare(feature: Mapping[str, Any], value: Any, calendar: Collection[str]) -> str:
-    if feature["kind"] == "category":
-        seen = feature.get("categories")
-        return "unseen" if seen is not None and value not in seen else ""
-    low, high = feature.get("min"), feature.get("max")
-    if low is None or high is None or feature["name"] in calendar:
-        return ""
-    margin = MARGIN * (high - low)
-    return "" if low - margin <= value <= high + margin else "out_of_range"
-
-
-def _ask(scorer: Scorer, inputs: list[dict[str, Any]]) -> list[float] | None:
-    try:
-        scores = [float(score) for score in scorer.predict(inputs)]
-    except Exception:
-        log.exception("version %s failed on %d rows", scorer.version, len(inputs))
-        return None
-    if len(scores) == len(inputs) and all(0 <= score <= 1 for score in scores):
-        return scores
-    log.error("version %s gave scores that are no probabilities", scorer.version)
-    return None
-
-
-def _fall(
-    rungs: Rungs, row: Mapping[str, Any], vector: OnlineVector, reason: str, calendar: Collection[str]
+def fall(
+    rungs: Rungs, row: Mapping[str, Any], vector: OnlineVector, reason: str, calendar: Collection[str] | None
 ) -> Answer:
-    known = rungs.champion or rungs.previous
-    contract = known.contract if known else rungs.blank
-    features = gather(contract, row, vector)
-    flags = find_flags(contract, features, vector, calendar)
+    """Answer a row without a model: by the rule, else the prior. Without a calendar nothing is flagged."""
+    inputs = rungs.inputs
+    features = inputs.gather(row, vector)
+    flags = () if calendar is None else inputs.find_flags(features, vector, calendar)
     if rungs.rule:
         score = rungs.rule.score({**row, **features})
         return Answer(score, "rule", reason, rungs.rule.version, flags, features)
     return Answer(rungs.prior, "prior", reason, None, flags, features)
+
+
+def _ask(
+    scorer: Scorer, rows: list[dict[str, Any]], circuits: Circuits, without: Collection[str]
+) -> tuple[list[float | None], str]:
+    """Return each row's score, None where there is none, and what the trouble was."""
+    try:
+        name = f"version {scorer.version}"
+        return list(circuits.call(name, lambda: _score(scorer, rows), without)), "failed"
+    except Resting as resting:
+        return [None] * len(rows), resting.cause
+    except Exception:
+        log.exception("version %s failed on %d rows", scorer.version, len(rows))
+        return [None] * len(rows), "failed"
+
+
+def _score(scorer: Scorer, rows: list[dict[str, Any]]) -> list[float | None]:
+    try:
+        return list(_predict(scorer, rows))
+    except Exception:
+        if len(rows) == 1:
+            raise
+        log.exception("version %s failed on %d rows; each is asked alone", scorer.version, len(rows))
+    found = [_score_alone(scorer, row) for row in rows]
+    if not any(score is not None for score in found):
+        raise ValueError(f"no score for any of {len(rows)} rows")
+    return found
+
+
+def _score_alone(scorer: Scorer, row: dict[str, Any]) -> float | None:
+    try:
+        return _predict(scorer, [row])[0]
+    except Exception as error:  # noqa: BLE001 - logged with the group
+        log.warning("version %s failed on a row: %s", scorer.version, error)
+        return None
+
+
+def _predict(scorer: Scorer, rows: list[dict[str, Any]]) -> list[float]:
+    scores = [float(score) for score in scorer.predict(rows)]
+    if len(scores) != len(rows) or not all(0 <= score <= 1 for score in scores):
+        raise ValueError(f"scores that are no probabilities: {scores[:3]}")
+    return scores

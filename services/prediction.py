@@ -142,7 +142,7 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
         models.stop()
         journal.close()
 
-    app = build_app(problem, store, models, journal, wire, metrics, start, stop)
+    app = build_app(problem, store, models, journal, wire, metrics, start, stop, settings.answer_seconds)
 
     class PredictionService:
         """Answers requests on the champion, the previous version, the rule or the prior, and says which."""
@@ -161,8 +161,8 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
         # Per request these cost more than the model does.
         logging={"access": {"enabled": False}},
         tracing={"excluded_urls": ".*"},
-        # Two workers on two cores: threads of one tree ensemble would only wait for each other.
-        envs=[{"name": "OMP_NUM_THREADS", "value": "1"}],
+        # Two workers on two cores: threads of one worker would only wait for each other.
+        envs=[{"name": name, "value": "1"} for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")],
     )
     return decorate(bentoml.asgi_app(app, path="/")(PredictionService))
 

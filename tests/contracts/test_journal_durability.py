@@ -1,5 +1,6 @@
 """What the journal acknowledged is there after kill -9, whoever else was writing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -56,3 +57,94 @@ def test_processes_share_the_file(tmp_path, writers):
     assert [writer.returncode for writer in running] == [0] * writers
     assert read_names(path) == {name for names in printed for name in names}
     assert len(read_names(path)) == writers * 100
+
+
+FILLER = """
+import resource, sys
+from pathlib import Path
+from feature_repo.errors import JournalUnavailable
+from services.journal import Journal, Prediction
+path, limit = Path(sys.argv[1]), int(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+journal, at = Journal(path), "2013-03-01T12:00:00.000000Z"
+def write(name):
+    row = Prediction(name, name, at, at, None, "prior", "ok", 0.5, "x" * 20_000, "[]", "{}")
+    try:
+        journal.append([row])
+    except JournalUnavailable:
+        return False
+    print(name, flush=True)
+    return True
+refused = 0
+for i in range(1_000):
+    refused += not write(f"n{i}")
+    if refused == 20:
+        break
+print("refused" if refused == 20 else "never refused", flush=True)
+sys.stdin.readline()
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print("again" if write("after") else "still refused", flush=True)
+"""
+
+
+def fill(path, limit, free=lambda: None):
+    """Write until nothing goes any more, make space, and write once more; return what was told."""
+    command = (sys.executable, "-c", FILLER, str(path), str(limit))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        told = []
+        while (word := writer.stdout.readline().strip()) not in {"refused", "never refused", ""}:
+            told.append(word)
+        before = read_names(path)
+        free()
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+        rest = writer.stdout.read().split()
+    return told, word, before, rest
+
+
+def check_filled(path, told, word, before, rest):
+    assert word == "refused"
+    assert told
+    assert set(told) <= before
+    assert rest == ["after", "again"]
+    assert {*told, "after"} <= read_names(path)
+
+
+def test_a_file_that_may_not_grow_is_told_and_loses_nothing(tmp_path):
+    """What was acknowledged before the limit is there; what comes after is refused until there is room."""
+    path = tmp_path / "journal.db"
+    check_filled(path, *fill(path, 2_000_000))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 3 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ("mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(place))
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount; the test beside this one limits the file instead")
+    yield place
+    subprocess.run(("umount", str(place)), check=True)
+
+
+def test_a_full_disk_is_told_and_loses_nothing(small_disk):
+    """A file system with no room left: refused, everything acknowledged is there, and it goes on after."""
+    path, other = small_disk / "journal.db", small_disk / "other"
+    other.write_bytes(b"x" * 1_000_000)
+    check_filled(path, *fill(path, 0, other.unlink))
+
+
+def test_a_worker_that_dies_in_its_turn_does_not_stop_the_others(tmp_path):
+    """The lock that processes share goes with the process that held it."""
+    path = tmp_path / "journal.db"
+    running = [start_writer(path, f"w{i}", 1_000_000) for i in range(3)]
+    acknowledged = []
+    for writer in running:
+        acknowledged += [writer.stdout.readline().strip() for _ in range(20)]
+        writer.send_signal(signal.SIGKILL)
+        acknowledged += writer.communicate()[0].split("\n")[:-1]
+    assert set(acknowledged) <= read_names(path)
+    assert len(acknowledged) >= 60

@@ -1,6 +1,11 @@
 """The journal: what is written is read back, and what cannot be written is said."""
 
 import asyncio
+import dataclasses
+import fcntl
+import sqlite3
+import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +13,8 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.errors import JournalUnavailable
 from services import journal as module
-from services.journal import DeadLetter, Journal, Outcome, Prediction, format_instant
+from services import journal_statements, journal_writer
+from services.journal import DeadLetter, Journal, LetterFilter, Outcome, Prediction, format_instant
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -99,10 +105,128 @@ def test_an_outcome_by_prediction_gets_its_entity(journal):
 
 def test_dead_letters_are_bounded(journal, monkeypatch):
     """The newest are kept."""
-    monkeypatch.setattr(module, "KEEP_DEAD_LETTERS", 3)
+    monkeypatch.setattr(journal_statements, "KEEP_DEAD_LETTERS", 3)
     for i in range(5):
         journal.append([], [make_letter(str(i))])
     assert journal.read_dead_letters(ALWAYS)["reason"].to_list() == ["2", "3", "4"]
+
+
+def test_dead_letters_are_bounded_in_bytes(journal, monkeypatch):
+    """Large requests do not fill the disk either: the oldest go, down to the one that crosses the bound."""
+    monkeypatch.setattr(journal_statements, "KEEP_BYTES", 2_500)
+    for i in range(6):
+        journal.append([], [DeadLetter("unseen", str(i), "x" * 999, None, format_instant(NOON))])
+    assert journal.read_dead_letters(ALWAYS)["reason"].to_list() == ["3", "4", "5"]
+
+
+def test_dead_letters_are_found_by_kind_time_and_id(journal):
+    """The newest first to be kept by a limit, and the oldest first in the list."""
+    kinds = ("malformed", "unseen", "malformed", "expired")
+    for hour, kind in enumerate(kinds):
+        journal.append([], [DeadLetter(kind, str(hour), "{}", None, format_instant(NOON + hour * HOUR))])
+
+    def find(**wanted):
+        return [letter.reason for letter in journal.find_dead_letters(LetterFilter(**wanted))]
+
+    assert find() == ["0", "1", "2", "3"]
+    assert find(kind="malformed") == ["0", "2"]
+    assert find(since=format_instant(NOON + 2 * HOUR)) == ["2", "3"]
+    assert find(limit=2) == ["2", "3"]
+    assert find(ids=(2,)) == ["1"]
+    assert len(find(sampled=True, limit=3)) == 3
+
+
+def test_a_dead_letter_is_marked_once(journal):
+    """The second mark says that there was a first, and changes nothing."""
+    journal.append([], [make_letter(), make_letter()])
+    assert journal.mark_replayed(1, '["a"]')
+    assert not journal.mark_replayed(1, '["b"]')
+    assert not journal.mark_replayed(9, '["c"]')
+    assert [one.answered for one in journal.find_dead_letters(LetterFilter())] == ['["a"]', None]
+    assert [one.id for one in journal.find_dead_letters(LetterFilter(waiting=True))] == [2]
+    assert journal.count_dead_letters() == [("2013-03-01", "unseen", 2, 1)]
+
+
+def test_a_file_of_before_is_read_and_written(tmp_path):
+    """Columns that came later are added; what is there stays."""
+    path = tmp_path / "journal.db"
+    with closing(sqlite3.connect(path)) as old, old:
+        old.executescript(journal_statements.SCHEMA)
+        old.execute("INSERT INTO dead_letters VALUES (1, 'unseen', 'old', '{}', null, '2013-03-01')")
+    with Journal(path) as journal:
+        assert [letter.reason for letter in journal.find_dead_letters(LetterFilter())] == ["old"]
+        journal.append([], [make_letter("new")])
+        assert [letter.reason for letter in journal.find_dead_letters(LetterFilter())] == ["old", "new"]
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_rows_as_tuples_are_written_too(journal, count):
+    """The short way in, awaited in an event loop; whatever their number."""
+    rows = [dataclasses.astuple(make_prediction(f"{i:03}")) for i in range(count)]
+
+    async def write_all():
+        await asyncio.gather(journal.write(rows), journal.write([], [make_letter()]))
+
+    asyncio.run(write_all())
+    assert names(journal.read_predictions(ALWAYS)) == [f"{i:03}" for i in range(count)]
+    assert len(journal.read_dead_letters(ALWAYS)) == 1
+
+
+def test_one_bad_row_does_not_fail_the_others(journal):
+    """Also where the writer has to find it in one statement."""
+    good, bad = ([dataclasses.astuple(make_prediction(name))] for name in ("a", "b"))
+    bad = [(*bad[0][:4], None, None, *bad[0][6:])]
+
+    async def write_all():
+        return await asyncio.gather(journal.write(good), journal.write(bad), return_exceptions=True)
+
+    told = asyncio.run(write_all())
+    assert [isinstance(one, JournalUnavailable) for one in told] == [False, True]
+    assert names(journal.read_predictions(ALWAYS)) == ["a"]
+
+
+def test_a_disk_that_does_not_answer_is_said(journal, tmp_path, monkeypatch):
+    """Whoever waits is told after a while, whoever comes at once; it works again when the disk does."""
+    monkeypatch.setattr(journal_writer, "STUCK_SECONDS", 0.2)
+    journal.append([make_prediction("a")])
+    with (tmp_path / "journal" / "journal.db-lock").open("r+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        waiting = [journal.submit([make_prediction(name)]) for name in ("b", "c")]
+        assert all(isinstance(one.exception(timeout=60), JournalUnavailable) for one in waiting)
+        with pytest.raises(JournalUnavailable):
+            journal.append([make_prediction("d")])
+        fcntl.flock(holder, fcntl.LOCK_UN)
+    while True:
+        try:
+            journal.append([make_prediction("e")])
+            break
+        except JournalUnavailable:
+            time.sleep(0.01)
+    assert {"a", "e"} <= set(names(journal.read_predictions(ALWAYS)))
+
+
+def test_more_than_the_disk_takes_is_refused_at_once(journal, tmp_path, monkeypatch):
+    """What waits is bounded, so that memory is."""
+    monkeypatch.setattr(journal_writer, "MAX_WAITING", 3)
+    journal.append([make_prediction("a")])
+    with (tmp_path / "journal" / "journal.db-lock").open("r+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        futures = [journal.submit([make_prediction(name)]) for name in "bcde"]
+        assert isinstance(futures[3].exception(timeout=0), JournalUnavailable)
+        fcntl.flock(holder, fcntl.LOCK_UN)
+    assert [future.exception(timeout=60) for future in futures[:3]] == [None] * 3
+    journal.append([make_prediction("f")])
+    assert names(journal.read_predictions(ALWAYS)) == ["a", "b", "c", "d", "f"]
+
+
+def test_the_log_starts_again_and_does_not_grow(journal, tmp_path):
+    """What was written is moved into the file beside the writing."""
+    rows = [[make_prediction(f"{i:05}-{j}") for j in range(100)] for i in range(200)]
+    for some in rows:
+        journal.append(some)
+    log, file = tmp_path / "journal" / "journal.db-wal", tmp_path / "journal" / "journal.db"
+    assert log.stat().st_size < file.stat().st_size
+    assert len(journal.read_predictions(ALWAYS)) == 20_000
 
 
 def test_what_cannot_be_written_is_said(tmp_path):

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from feature_repo.store import OnlineVector
-from services.ladder import Flag, Rule, Rungs, climb
+from services.inputs import Flag, Inputs
+from services.ladder import Rule, Rungs, climb
 
 FEATURES = [
     {"name": "place", "kind": "category", "source": "request", "categories": ["a", "b"]},
@@ -15,7 +16,7 @@ FEATURES = [
 RULE = Rule("2", "hour", {"7": 0.125}, 0.25)
 ROW = {"place": "a", "hour": 7.5, "size": 50.0}
 FULL = OnlineVector({"calm": 0.5, "busy": 0.5}, (), {})
-BLANK = {"features": FEATURES}
+BLANK = Inputs({"features": FEATURES})
 
 
 @dataclass
@@ -27,8 +28,8 @@ class Model:
     asked: int = 0
 
     @property
-    def contract(self):
-        return {"features": FEATURES}
+    def inputs(self):
+        return BLANK
 
     def predict(self, rows):
         self.asked += 1

@@ -1,0 +1,123 @@
+"""Scores without a DataFrame: an estimator's trees, interpreted by Treelite from a plain row of numbers.
+
+Made in this process from an estimator that was loaded as data; nothing compiled comes out of a registry.
+Whoever makes one compares it with the estimator. A family that is not known here is answered by scikit-learn.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+Rows = Sequence[Mapping[str, Any]]
+# Of these, scikit-learn compares inputs rounded to 32 bits.
+ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
+EXACT = ("HistGradientBoostingClassifier",)
+
+
+class CompiledTrees:
+    """A tree ensemble behind an encoder of categories, or on numbers alone. Binary classification."""
+
+    def __init__(self, model: Any, columns: Sequence["Column"], *, rounded: bool) -> None:
+        import treelite
+
+        self.family = f"treelite {treelite.__version__}"
+        self._model = model
+        self._predict: Callable[..., Any] = treelite.gtil.predict
+        self._rounded = rounded
+        self._codes = [(place, c.name, c.codes) for place, c in enumerate(columns) if c.codes is not None]
+        self._names = [column.name for column in columns]
+        self._pick = itemgetter(*self._names) if len(columns) > 1 else None
+
+    def score(self, rows: Rows) -> list[float]:
+        """Return the probability of the second class for each row of named inputs."""
+        matrix = np.array([self._encode(row) for row in rows], dtype=np.float64)
+        if self._rounded:
+            matrix = matrix.astype(np.float32).astype(np.float64)
+        scores = self._predict(self._model, matrix, nthread=1)
+        probabilities: list[float] = scores.reshape(len(rows), -1)[:, -1].tolist()
+        return probabilities
+
+    def _encode(self, row: Mapping[str, Any]) -> list[Any]:
+        values = list(self._pick(row)) if self._pick else [row[self._names[0]]]
+        for place, name, codes in self._codes:
+            # Unseen and missing are one to the encoder, and to the trees a branch of their own.
+            values[place] = codes.get(row[name], math.nan)
+        return values
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as the trees take it: a number as it is, or a category by its code."""
+
+    name: str
+    codes: Mapping[str, float] | None = None
+
+
+def compile_estimator(estimator: Any, names: Sequence[str]) -> CompiledTrees | None:
+    """Return a way to score that gives what `estimator.predict_proba` gives, or None for another family.
+
+    names  the columns of the DataFrame that the estimator was fitted on, in order
+    """
+    import treelite
+
+    trees = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    kind = type(trees).__name__
+    if kind not in ROUNDED + EXACT or len(trees.classes_) != 2:
+        return None
+    columns = _read_columns(estimator, names)
+    if columns is None or len(columns) != trees.n_features_in_:
+        return None
+    return CompiledTrees(treelite.sklearn.import_model(trees), columns, rounded=kind in ROUNDED)
+
+
+def _read_columns(estimator: Any, names: Sequence[str]) -> list[Column] | None:
+    """Return what comes out of the steps before the trees; None if they do more than encode and pass on."""
+    steps = [step for _, step in estimator.steps[:-1]] if hasattr(estimator, "steps") else []
+    if not steps:
+        return [Column(name) for name in names]
+    if len(steps) > 1 or type(steps[0]).__name__ != "ColumnTransformer":
+        return None
+    columns: list[Column] = []
+    for _, transformer, chosen in steps[0].transformers_:
+        taken = _name(chosen, names)
+        if _passes(transformer):
+            columns += [Column(name) for name in taken]
+        elif _encodes(transformer):
+            columns += [
+                Column(name, {category: float(code) for code, category in enumerate(known)})
+                for name, known in zip(taken, transformer.categories_, strict=True)
+            ]
+        elif transformer != "drop":
+            return None
+    return columns
+
+
+def _name(chosen: Any, names: Sequence[str]) -> list[str]:
+    if isinstance(chosen, slice):
+        return list(names[chosen])
+    picked = list(chosen)
+    if picked and isinstance(picked[0], bool | np.bool_):
+        return [name for name, taken in zip(names, picked, strict=True) if taken]
+    return [one if isinstance(one, str) else names[one] for one in picked]
+
+
+def _passes(transformer: Any) -> bool:
+    if isinstance(transformer, str):
+        return transformer == "passthrough"
+    return type(transformer).__name__ == "FunctionTransformer" and transformer.func is None
+
+
+def _encodes(transformer: Any) -> bool:
+    """Return whether it is an encoder to which unseen and missing are both null."""
+    return (
+        type(transformer).__name__ == "OrdinalEncoder"
+        and transformer.handle_unknown == "use_encoded_value"
+        and math.isnan(transformer.unknown_value)
+        and math.isnan(transformer.encoded_missing_value)
+        and transformer.min_frequency is None
+        and transformer.max_categories is None
+    )

@@ -1,0 +1,155 @@
+"""What the journal keeps, and what it needs of a database to keep it in."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+
+from feature_repo.contract import Period
+
+# A prediction as a plain tuple, in the order of Prediction's fields.
+PredictionRow = tuple[str, str, str, str, str | None, str, str, float, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answered prediction; `features`, `flags` and `request` are JSON, instants ISO 8601 in UTC."""
+
+    prediction_id: str
+    entity: str
+    requested_at: str
+    received_at: str
+    model_version: str | None
+    served_by: str
+    reason: str
+    score: float
+    features: str
+    flags: str
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one thing ended, as a client told it; `outcome` is null if it never came to an end."""
+
+    entity: str | None
+    prediction_id: str | None
+    outcome: float | None
+    status: str
+    observed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A request that was refused, or answered on inputs that the model does not know."""
+
+    kind: str
+    reason: str
+    request: str
+    model_version: str | None
+    received_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeptLetter:
+    """A dead letter in the journal; `answered` is JSON, the ids that came of sending it again."""
+
+    id: int
+    kind: str
+    reason: str
+    request: str
+    model_version: str | None
+    received_at: str
+    replayed_at: str | None
+    answered: str | None
+
+
+class Replayed(NamedTuple):
+    """A mark on a dead letter: it was sent again and answered."""
+
+    replayed_at: str
+    answered: str
+    letter_id: int
+
+
+class LetterFilter(NamedTuple):
+    """Which dead letters are meant; what is empty or None does not count."""
+
+    kind: str = ""
+    since: str = ""
+    ids: tuple[int, ...] = ()
+    waiting: bool = False  # only those not replayed yet
+    limit: int | None = None  # the newest so many
+    sampled: bool = False  # any so many, not the newest
+
+
+class Batch(NamedTuple):
+    """What one caller wants written: all of it or nothing."""
+
+    predictions: Sequence[PredictionRow] = ()
+    dead_letters: Sequence[DeadLetter] = ()
+    outcomes: Sequence[Outcome] = ()
+    replayed: Sequence[Replayed] = ()
+
+
+class Tables(Protocol):
+    """A database under the journal: SQLite's is `journal_sqlite.py`; another is one module like it.
+
+    What an engine must give: a transaction over three tables; an id that is unique (`prediction_id`); text
+    compared bytewise, so that ids and instants sort as time does; growing integer ids for outcomes and dead
+    letters. Several processes write, each from one thread. In Postgres `turn` is empty, `insert` ends with a
+    COMMIT that is durable by itself, `sync` and `tidy` have nothing to do.
+
+    All raise JournalUnavailable if the database cannot be reached or written, and leave other errors,
+    which are those of a record, as they come.
+    """
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Hold the right to write; what comes in meanwhile joins the transaction."""
+
+    def insert(self, batches: Sequence[Batch]) -> list[list[int]]:
+        """Write all batches in one transaction; return the ids of each one's outcomes or marks."""
+
+    def sync(self) -> None:
+        """Return when all that was inserted would survive a loss of power."""
+
+    def tidy(self) -> None:
+        """Do what may be done beside the writing, from another thread."""
+
+    def close(self) -> None:
+        """Let go of the database; the next use opens it again."""
+
+    def read(self, table: str, by: str, period: Period) -> list[tuple[Any, ...]]:
+        """Return a table's rows of a period, as COLUMNS names them, ordered by the column `by`."""
+
+    def find_prediction(self, prediction_id: str) -> Prediction | None:
+        """Return one prediction, or None."""
+
+    def sample_predictions(self, period: Period, size: int) -> list[Prediction]:
+        """Return at most `size` predictions of a period, the same random ones every time."""
+
+    def find_dead_letters(self, wanted: LetterFilter) -> list[KeptLetter]:
+        """Return dead letters, oldest first."""
+
+    def count_dead_letters(self) -> list[tuple[str, str, int, int]]:
+        """Return day, kind, how many, and how many of these were replayed."""
+
+
+PREDICTION = tuple(field.name for field in fields(Prediction))
+LETTER = tuple(field.name for field in fields(DeadLetter))
+COLUMNS = {
+    "predictions": PREDICTION,
+    "outcomes": (
+        *("outcome_id", "entity", "prediction_id", "outcome", "status", "observed_at", "received_at"),
+    ),
+    "dead_letters": ("id", *LETTER),
+}
+to_row = attrgetter(*PREDICTION)
+
+
+def format_instant(instant: datetime) -> str:
+    """Return the instant as text that sorts as time does."""
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"  # a tenth of what strftime costs
