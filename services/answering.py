@@ -18,6 +18,7 @@ from services.journal import DeadLetter, Prediction, format_instant
 from services.ladder import Answer, Rungs, climb, fall
 from services.live import Serving
 from services.metrics import Metrics
+from services.shadow import Shadow
 
 SEVERITY = (
     "wrong_type",
@@ -65,11 +66,14 @@ class Answered:
 class Answering:
     """Answers every well-formed request, whatever of models, store and features is gone."""
 
-    def __init__(self, problem: Problem, store: Store, models: Models, metrics: Metrics) -> None:
+    def __init__(
+        self, problem: Problem, store: Store, models: Models, metrics: Metrics, shadow: Shadow | None = None
+    ) -> None:
         self._problem = problem
         self._store = store
         self._models = models
         self._metrics = metrics
+        self._shadow = shadow
         self._blank = Inputs.of(problem)
         self._stored = tuple(f.name for f in problem.features if f.source != "request")
         self.circuits = Circuits()
@@ -86,19 +90,27 @@ class Answering:
 
         without  names of circuits (the store, a version) that they hang in: these are not called
         """
-        rungs = self._look_up(without)  # one look: all are answered by the same versions
-        rows = [row for part, _ in asked for row in part]
+        serving = self._models.serving  # one look: all are answered by the same versions
+        rungs = self._look_up(serving, without)
+        rows: Rows = [row for part, _ in asked for row in part]
+        vectors: list[OnlineVector] = []
         try:
-            answers = self._climb(rungs, self._add_features(rows, without))
+            rows = self._add_features(rows, without)
+            vectors = self._read_store(rows, without)
+            answers = climb(rungs, rows, vectors, self._problem.calendar, self.circuits)
         except Exception as error:
             if not isinstance(error, Resting):
                 log.exception("request-time features of %d rows", len(rows))
             answers = [self._answer_alone(rungs, row) for row in rows]
-        return self._record_all(asked, answers)
+        made = self._record_all(asked, answers)
+        if self._shadow and serving.challenger and vectors:
+            ids = [prediction.prediction_id for one in made for prediction in one.predictions]
+            self._shadow.put(serving.challenger, ids, rows, vectors)
+        return made
 
     def answer_by_rule(self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str) -> list[Answered]:
         """Answer some requests without store or model: by the rule, else the prior. Nothing is flagged."""
-        rungs = self._look_up()
+        rungs = self._look_up(self._models.serving)
         rows: Rows = [row for part, _ in asked for row in part]
         try:
             rows = self._add_features(rows)
@@ -113,8 +125,7 @@ class Answering:
         now, given = datetime.now(UTC), iter(answers)
         return [self._record(part, [next(given) for _ in part], sent, now) for part, sent in asked]
 
-    def _look_up(self, without: Collection[str] = ()) -> Rungs:
-        serving = self._models.serving
+    def _look_up(self, serving: Serving, without: Collection[str] = ()) -> Rungs:
         return Rungs(
             serving.champion,
             serving.previous,
@@ -135,14 +146,12 @@ class Answering:
 
     def _answer_alone(self, rungs: Rungs, row: Mapping[str, Any]) -> Answer:
         try:
-            return self._climb(rungs, self._add_features([row], rungs.without))[0]
+            rows = self._add_features([row], rungs.without)
+            vectors = self._read_store(rows, rungs.without)
+            return climb(rungs, rows, vectors, self._problem.calendar, self.circuits)[0]
         except Exception as error:  # noqa: BLE001 - logged with the batch; the answer names the reason
             log.debug("request-time features of %s: %s", row[self._problem.entity], error)
             return fall(rungs, row, NOTHING, "request_features_failed", self._problem.calendar)
-
-    def _climb(self, rungs: Rungs, rows: list[dict[str, Any]]) -> list[Answer]:
-        vectors = self._read_store(rows, rungs.without)
-        return climb(rungs, rows, vectors, self._problem.calendar, self.circuits)
 
     def _read_store(self, rows: list[dict[str, Any]], without: Collection[str]) -> list[OnlineVector]:
         try:

@@ -25,6 +25,7 @@ from services.engine import REFUSE, Engine, Overloaded
 from services.journal import DeadLetter, Journal, format_instant
 from services.metrics import Metrics
 from services.openapi import describe
+from services.shadow import Shadow
 from services.wire import Wire
 
 MAX_BODY = 5 * 1024 * 1024
@@ -47,7 +48,8 @@ class PredictionApp:
         metrics: Metrics,
         deadline: float,
     ) -> None:
-        self._answering = Answering(problem, store, models, metrics)
+        self.shadow = Shadow(journal, metrics)
+        self._answering = Answering(problem, store, models, metrics, self.shadow)
         self.engine = Engine(self._answering, journal, deadline)
         self._models = models
         self._journal = journal
@@ -206,6 +208,7 @@ def build_app(
         app.engine.start()
         yield
         await app.engine.stop()
+        await asyncio.to_thread(app.shadow.stop)
         await asyncio.to_thread(on_stop)
 
     named = {

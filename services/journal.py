@@ -28,6 +28,7 @@ from services.journal_records import (
     Prediction,
     PredictionRow,
     Replayed,
+    ShadowScore,
     Tables,
     format_instant,
     to_row,
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "Prediction",
     "PredictionRow",
+    "ShadowScore",
     "format_instant",
 ]
 
@@ -86,6 +88,14 @@ class Journal:
     def submit_outcomes(self, outcomes: Sequence[Outcome]) -> "Future[list[int]]":
         """Hand over outcomes; the future gives their ids once they are on disk."""
         return self._submit(Batch(outcomes=outcomes))
+
+    def submit_shadows(self, scores: Sequence[ShadowScore]) -> "Future[Any]":
+        """Hand over a challenger's scores; a second one of a version for a prediction changes nothing."""
+        return self._submit(Batch(shadows=scores))
+
+    def read_shadows(self, period: Period) -> pl.DataFrame:
+        """Return a challenger's scores by `scored_at`, which is wall-clock time, oldest first."""
+        return self._read("shadow_scores", "scored_at", period)
 
     def mark_replayed(self, letter_id: int, answered: str) -> bool:
         """Keep that a dead letter was sent again; return False if it was marked before, or is gone."""

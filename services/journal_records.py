@@ -66,6 +66,15 @@ class KeptLetter:
     answered: str | None
 
 
+class ShadowScore(NamedTuple):
+    """What a challenger would have answered to a prediction that the champion gave."""
+
+    prediction_id: str
+    model_version: str
+    score: float
+    scored_at: str
+
+
 class Replayed(NamedTuple):
     """A mark on a dead letter: it was sent again and answered."""
 
@@ -92,12 +101,13 @@ class Batch(NamedTuple):
     dead_letters: Sequence[DeadLetter] = ()
     outcomes: Sequence[Outcome] = ()
     replayed: Sequence[Replayed] = ()
+    shadows: Sequence[ShadowScore] = ()
 
 
 class Tables(Protocol):
     """A database under the journal: SQLite's is `journal_sqlite.py`; another is one module like it.
 
-    What an engine must give: a transaction over three tables; an id that is unique (`prediction_id`); text
+    What an engine must give: a transaction over four tables; an id that is unique (`prediction_id`); text
     compared bytewise, so that ids and instants sort as time does; growing integer ids for outcomes and dead
     letters. Several processes write, each from one thread. In Postgres `turn` is empty, `insert` ends with a
     COMMIT that is durable by itself, `sync` and `tidy` have nothing to do.
@@ -145,6 +155,7 @@ COLUMNS = {
         *("outcome_id", "entity", "prediction_id", "outcome", "status", "observed_at", "received_at"),
     ),
     "dead_letters": ("id", *LETTER),
+    "shadow_scores": ShadowScore._fields,
 }
 to_row = attrgetter(*PREDICTION)
 

@@ -41,6 +41,7 @@ class Serving:
 
     champion: Package | None = None
     previous: Package | None = None
+    challenger: Package | None = None
     reason: str = "no_champion"
     since: str = ""
 
@@ -51,9 +52,9 @@ class Serving:
         return best.rule if best else None
 
     @property
-    def versions(self) -> tuple[str | None, str | None]:
-        """The champion's and the previous version."""
-        return (_version(self.champion), _version(self.previous))
+    def versions(self) -> tuple[str | None, str | None, str | None]:
+        """The champion's, the previous and the challenger's version."""
+        return (_version(self.champion), _version(self.previous), _version(self.challenger))
 
 
 class LiveModels:
@@ -102,10 +103,11 @@ class LiveModels:
     def read_status(self) -> dict[str, Any]:
         """Return what this worker serves and since when, what it refused, and how the registry is."""
         serving = self.serving
-        champion, previous = serving.versions
+        champion, previous, challenger = serving.versions
         return {
             "champion": champion,
             "previous": previous,
+            "challenger": challenger,
             "since": serving.since,
             "reason": "ok" if serving.champion else serving.reason,
             "refused": dict(self._refused),
@@ -131,8 +133,11 @@ class LiveModels:
                 previous = self._get(version)
             if previous:
                 break
+        # Scored beside the champion and not heard: a version that serves already has nothing to show.
+        named = aliases.get("challenger")
+        challenger = self._get(named) if champion and named != champion.version else None
         reason = "champion_refused" if wanted else "no_champion"
-        self._swap(Serving(champion, previous, reason, _now()))
+        self._swap(Serving(champion, previous, challenger, reason, _now()))
 
     def _swap(self, new: Serving) -> None:
         old = self.serving
@@ -140,7 +145,11 @@ class LiveModels:
             return
         self.serving = new
         self._metrics.note_serving(old.versions, new.versions)
-        log.warning("serving champion %s, previous %s (before: %s, %s)", *new.versions, *old.versions)
+        log.warning(
+            "serving champion %s, previous %s, challenger %s (before: %s, %s, %s)",
+            *new.versions,
+            *old.versions,
+        )
         self._remember()
 
     def _get(self, version: str | None) -> Package | None:
@@ -193,7 +202,7 @@ class LiveModels:
             self._recall_version(known.get("previous") or self._before),
         )
         if champion or previous:
-            self._swap(Serving(champion, previous, "no_champion", _now()))
+            self._swap(Serving(champion, previous, None, "no_champion", _now()))
 
     def _recall_version(self, version: str | None) -> Package | None:
         try:

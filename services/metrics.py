@@ -19,6 +19,8 @@ COUNTERS: dict[str, tuple[Any, ...]] = {
     "dead_letters": ("Dead letters written.", ("kind",)),
     "journal_failures": ("Batches not made durable.", ("what",)),
     "store_failures": ("Online reads that failed.",),
+    "shadow_scores": ("Scores by the challenger, journalled.",),
+    "shadow_dropped": ("Predictions that the challenger was not asked about, by why.", ("why",)),
     "swaps": ("Changes of what serves.",),
     "refused_versions": ("Model versions that failed their checks.",),
 }
@@ -41,6 +43,8 @@ class Metrics:
         self.dead_letters = counters["dead_letters"]
         self.journal_failures = counters["journal_failures"]
         self.store_failures = counters["store_failures"]
+        self.shadow_scores = counters["shadow_scores"]
+        self.shadow_dropped = counters["shadow_dropped"]
         self.swaps = counters["swaps"]
         self.refused = counters["refused_versions"]
         self.seconds = Histogram("perennial_predict_seconds", "Time of /predict.", buckets=BUCKETS, **into)
@@ -71,10 +75,10 @@ class Metrics:
         for view, age in oldest.items():
             self.ages.labels(view).observe(age)
 
-    def note_serving(self, old: tuple[str | None, str | None], new: tuple[str | None, str | None]) -> None:
+    def note_serving(self, old: Sequence[str | None], new: Sequence[str | None]) -> None:
         """Count a swap and show the versions that serve now."""
         self.swaps.inc()
-        for role, before, after in zip(("champion", "previous"), old, new, strict=True):
+        for role, before, after in zip(("champion", "previous", "challenger"), old, new, strict=True):
             if before and before != after:
                 self.serving.labels(role, before).set(0)
             if after:

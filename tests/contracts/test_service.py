@@ -81,12 +81,12 @@ class Client:
     """Calls an app in this process, one request after the other."""
 
     def __init__(self, app) -> None:
-        self._app, self._runner = app, asyncio.Runner()
+        self.app, self._runner = app, asyncio.Runner()
         transport = httpx.ASGITransport(app=app)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://app", follow_redirects=True)
 
     def __enter__(self):
-        self._life = self._app.router.lifespan_context(self._app)
+        self._life = self.app.router.lifespan_context(self.app)
         self._runner.run(self._life.__aenter__())
         return self
 
@@ -372,3 +372,32 @@ def test_a_store_that_was_replaced_is_opened_anew(tmp_path):
     values.write_text("2")
     store.read_online([{}])
     assert len(opened) == 2
+
+
+def test_a_challenger_is_scored_and_not_heard(world):
+    """Its scores of the same answers are in the journal by their ids; the champion's leave."""
+    world.serve(champion=1, challenger=2)
+    answers = [world.ask(order_id=f"o{i}", amount=float(i)) for i in range(5)]
+    assert {answer["model_version"] for answer in answers} == {"1"}
+    assert world.client.get("/live").json()["challenger"] == "2"
+    world.client.app.prediction.shadow.stop()
+    scored = {row["prediction_id"]: row for row in world.journal.read_shadows(ALWAYS).to_dicts()}
+    assert scored.keys() == {answer["prediction_id"] for answer in answers}
+    assert {row["model_version"] for row in scored.values()} == {"2"}
+    rows = world.journal.read_predictions(ALWAYS).to_dicts()
+    challenger = world.models.serving.challenger
+    for row in rows:
+        expected = challenger.predict([msgspec.json.decode(row["features"])])
+        assert [scored[row["prediction_id"]]["score"]] == expected
+    assert world.count("shadow_scores") == 5
+
+
+def test_a_challenger_that_fails_is_noticed_by_nobody_but_the_metrics(world):
+    """The champion's answers go on."""
+    world.serve(champion=1, challenger=2)
+    challenger = world.models.serving.challenger
+    object.__setattr__(challenger, "compiled", None)
+    object.__setattr__(challenger, "estimator", None)
+    assert told(world.ask()) == ("champion", "ok", "1")
+    world.client.app.prediction.shadow.stop()
+    assert world.count("shadow_dropped", why="failed") == 1

@@ -1,4 +1,4 @@
-"""Real SIGKILL of service workers under load: no prediction that was acknowledged is missing from the journal.
+"""Real SIGKILL of service workers under load: no prediction that was acknowledged is missing afterwards.
 
 Two BentoML services of four workers answer over HTTP; clients of each never pause. Workers are killed one
 after the other, at any moment, by their process ids; after each kill the service must answer a request that

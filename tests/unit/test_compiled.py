@@ -1,0 +1,72 @@
+"""Compiled trees give what scikit-learn gives, for every input; what cannot be compiled says so."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from services.compiled import compile_estimator
+from tests.packages import draw_rows, fit_estimator
+from tests.toy import TOY
+
+NUMBERS = ["a", "b", "c"]
+
+
+def to_rows(frame: pd.DataFrame) -> list[dict]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+
+
+def test_the_problems_own_pipeline_gives_the_same_scores() -> None:
+    """Over nulls, unseen categories and numbers far out, at once and row by row, to the last bit of both."""
+    inputs = draw_rows(TOY, 3_000)
+    estimator = fit_estimator(TOY, inputs)
+    compiled = compile_estimator(estimator, TOY.feature_names)
+    assert compiled is not None
+    odd = inputs.copy()
+    odd.loc[::7, "shop"] = "moon"
+    odd.loc[::11, "shop"] = None
+    odd.loc[::5, [f.name for f in TOY.features if f.kind == "number"]] = np.nan
+    odd.loc[::13, [f.name for f in TOY.features if f.kind == "number"]] = 1e12
+    expected = estimator.predict_proba(odd)[:, 1]
+    rows = to_rows(odd)
+    scores = compiled.score(rows)
+    assert np.abs(expected - scores).max() <= 1e-12
+    assert [compiled.score([row])[0] for row in rows[:200]] == scores[:200]
+    assert np.ptp(expected) > 0.1
+
+
+@pytest.mark.parametrize(
+    "kind", ["RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier"]
+)
+def test_other_ensembles_of_trees_are_compiled(kind: str) -> None:
+    """On numbers alone; these compare numbers rounded to 32 bits, and so does what is compiled."""
+    from sklearn import ensemble
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(2_000, 3)), columns=NUMBERS)
+    late = (frame["a"] + rng.normal(size=2_000) > 0).astype(int)
+    estimator = getattr(ensemble, kind)(n_estimators=20, max_depth=4, random_state=0).fit(frame, late)
+    compiled = compile_estimator(estimator, NUMBERS)
+    assert compiled is not None
+    # At each threshold exactly, where a rounding that differs would show.
+    edges = frame.head(500).astype(np.float32).astype(np.float64) + 1e-12
+    for asked in (frame, edges):
+        assert np.abs(estimator.predict_proba(asked)[:, 1] - compiled.score(to_rows(asked))).max() <= 1e-6
+
+
+def test_what_is_not_known_is_left_to_scikit_learn() -> None:
+    """Another family, another preparation, or more than two classes."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.normal(size=(300, 3)), columns=NUMBERS)
+    late = (frame["a"] > 0).astype(int)
+    trees = HistGradientBoostingClassifier(max_iter=5)
+    for estimator, target in (
+        (LogisticRegression(), late),
+        (make_pipeline(StandardScaler(), trees), late),
+        (trees, late + (frame["b"] > 0)),
+    ):
+        assert compile_estimator(estimator.fit(frame, target), NUMBERS) is None

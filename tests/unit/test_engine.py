@@ -1,0 +1,240 @@
+"""The engine: groups, deadlines, and what happens when more comes than can be answered."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_repo.contract import Period
+from feature_repo.store import OnlineVector
+from services import engine as module
+from services.answering import Answered, Answering
+from services.engine import Engine, Overloaded
+from services.journal import Journal
+from services.live import Serving
+from services.metrics import Metrics
+from services.package import Package, load_package
+from tests.packages import write_package
+from tests.toy import TOY
+
+ALWAYS = Period(datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
+NOON = datetime(2024, 1, 5, 12, tzinfo=UTC)
+
+
+class Models:
+    """What serves, set by the test."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+
+    def read_status(self) -> dict[str, Any]:
+        return {}
+
+
+class Gate:
+    """Holds whoever comes while it is shut, and says that somebody came."""
+
+    def __init__(self) -> None:
+        self.open, self.reached = threading.Event(), threading.Event()
+        self.open.set()
+
+    def pass_through(self) -> None:
+        self.reached.set()
+        assert self.open.wait(60)
+
+
+class Store:
+    """A feature store with one value, behind a gate."""
+
+    def __init__(self) -> None:
+        self.gate, self.sizes = Gate(), list[int]()
+
+    def read_online(self, rows: Sequence[Any]) -> list[OnlineVector]:
+        self.sizes.append(len(rows))
+        self.gate.pass_through()
+        return [OnlineVector({"shop_returned_1d": 5.0}, (), {}) for _ in rows]
+
+
+class Slow:
+    """A package behind a gate."""
+
+    def __init__(self, package: Package, version: str) -> None:
+        self.package, self.version, self.gate = package, version, Gate()
+        self.inputs, self.rule = package.inputs, package.rule
+
+    def predict(self, rows: Sequence[Any]) -> list[float]:
+        self.gate.pass_through()
+        return self.package.predict(rows)
+
+
+class World:
+    """An engine over a real journal and two real packages."""
+
+    def __init__(self, folder: Path, package: Package, deadline: float = 30.0) -> None:
+        self.store = Store()
+        self.champion, self.previous = Slow(package, "2"), Slow(package, "1")
+        serving: Any = Serving(champion=self.champion, previous=self.previous)  # type: ignore[arg-type]
+        self.journal = Journal(folder / "journal.db")
+        answering = Answering(TOY, self.store, Models(serving), Metrics())
+        self.engine = Engine(answering, self.journal, deadline)
+
+    def run(self, scene: Callable[[], Any]) -> Any:
+        async def play() -> Any:
+            self.engine.start()
+            try:
+                return await scene()
+            finally:
+                await self.engine.stop()
+
+        try:
+            return asyncio.run(play())
+        finally:
+            for gate in (self.store.gate, self.champion.gate, self.previous.gate):
+                gate.open.set()
+            self.journal.close()
+
+    async def ask(self, name: str = "o1", rows: int = 1) -> Answered:
+        row = {"order_id": name, "shop": "north", "amount": 5.0, "ordered_at": NOON, "decided_at": NOON}
+        return await self.engine.ask([row] * rows, [b"{}"] * rows)
+
+
+def told(made: Answered) -> tuple[str, str]:
+    return made.bodies[0]["served_by"], made.bodies[0]["reason"]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return load_package(write_package(tmp_path_factory.mktemp("package") / "1", TOY), "1")
+
+
+def test_what_waits_is_answered_together(tmp_path: Path, package: Package) -> None:
+    """Requests that come while a group is answered are the next one; each gets its own answer."""
+    world = World(tmp_path, package)
+
+    async def scene() -> list[Answered]:
+        world.store.gate.open.clear()
+        first = asyncio.create_task(world.ask("first"))
+        await asyncio.to_thread(world.store.gate.reached.wait, 20)
+        rest = [asyncio.create_task(world.ask(f"o{i}", 1 + i % 2)) for i in range(10)]
+        await asyncio.sleep(0)
+        world.store.gate.open.set()
+        return list(await asyncio.gather(first, *rest))
+
+    first, *rest = world.run(scene)
+    assert world.store.sizes == [1, 15]
+    assert [[body["order_id"] for body in made.bodies] for made in rest] == [
+        [f"o{i}"] * (1 + i % 2) for i in range(10)
+    ]
+    assert told(first) == ("champion", "ok")
+    assert len(world.journal.read_predictions(ALWAYS)) == 16
+
+
+@pytest.mark.parametrize(
+    ("hung", "expected"),
+    [
+        ("champion", ("previous", "champion_late")),
+        ("store", ("rule", "features_unavailable")),
+    ],
+)
+def test_what_hangs_is_gone_on_without(
+    tmp_path: Path, package: Package, hung: str, expected: tuple[str, str]
+) -> None:
+    """The request that met it is answered after the deadline, the next ones at once."""
+    world = World(tmp_path, package, deadline=0.5)
+    gate: Gate = getattr(world, hung).gate
+
+    async def scene() -> list[Answered]:
+        gate.open.clear()
+        met = await world.ask()
+        gate.reached.clear()
+        after = [await world.ask() for _ in range(3)]
+        assert not gate.reached.is_set()
+        return [met, *after]
+
+    assert [told(made) for made in world.run(scene)] == [expected] * 4
+    assert len(world.journal.read_predictions(ALWAYS)) == 4
+
+
+def test_two_rungs_that_hang_leave_the_rule(tmp_path: Path, package: Package) -> None:
+    """Each has its own deadline; the same request falls past both."""
+    world = World(tmp_path, package, deadline=0.5)
+
+    async def scene() -> Answered:
+        world.champion.gate.open.clear()
+        world.previous.gate.open.clear()
+        return await world.ask()
+
+    assert told(world.run(scene)) == ("rule", "champion_late")
+
+
+def test_more_than_can_be_answered_is_shed_then_refused(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a full queue the rule answers at once, with its rate; behind a fuller one, nobody."""
+    monkeypatch.setattr(module, "SHED", 20)
+    monkeypatch.setattr(module, "REFUSE", 40)
+    world = World(tmp_path, package)
+
+    async def scene() -> list[Any]:
+        world.store.gate.open.clear()
+        held = [asyncio.create_task(world.ask(rows=21))]
+        await asyncio.to_thread(world.store.gate.reached.wait, 20)
+        shed = await world.ask()
+        held.append(asyncio.create_task(world.ask(rows=1)))
+        world.engine._waiting += 20  # as many that wait elsewhere
+        with pytest.raises(Overloaded):
+            await world.ask()
+        world.engine._waiting -= 20
+        world.store.gate.open.set()
+        return [shed, *await asyncio.gather(*held)]
+
+    shed, first, second = world.run(scene)
+    assert told(shed) == told(second) == ("rule", "overloaded")
+    assert shed.bodies[0]["probability"] == 0.25
+    assert (told(first), len(first.bodies)) == (("champion", "ok"), 21)
+    assert world.engine.waiting == 0
+    assert world.journal.read_dead_letters(ALWAYS).is_empty()
+
+
+def test_a_row_that_a_model_cannot_take_does_not_hold_up_others(tmp_path: Path, package: Package) -> None:
+    """It alone goes to the next rung."""
+    world = World(tmp_path, package)
+    predict = world.champion.predict
+
+    def choosy(rows: Sequence[Any]) -> list[float]:
+        if any(row["amount"] == 7.0 for row in rows):
+            raise ValueError("not this one")
+        return predict(rows)
+
+    world.champion.predict = choosy  # type: ignore[method-assign]
+    rows = [
+        {"order_id": f"o{i}", "shop": "north", "amount": 5.0 + i, "ordered_at": NOON, "decided_at": NOON}
+        for i in range(4)
+    ]
+
+    async def scene() -> Answered:
+        return await world.engine.ask(rows, [b"{}"] * 4)
+
+    served = [body["served_by"] for body in world.run(scene).bodies]
+    assert served == ["champion", "champion", "previous", "champion"]
+
+
+def test_a_client_that_went_away_is_no_trouble(tmp_path: Path, package: Package) -> None:
+    """Its answer is journalled all the same, and the next one is answered."""
+    world = World(tmp_path, package)
+
+    async def scene() -> Answered:
+        world.store.gate.open.clear()
+        task = asyncio.create_task(world.ask("gone"))
+        await asyncio.to_thread(world.store.gate.reached.wait, 20)
+        task.cancel()
+        world.store.gate.open.set()
+        return await world.ask("stays")
+
+    assert told(world.run(scene)) == ("champion", "ok")
+    period = Period(NOON - timedelta(days=1), NOON + timedelta(days=1))
+    assert world.journal.read_predictions(period)["entity"].to_list() == ["gone", "stays"]
