@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from flows.stack import PROJECT
 
 CONFIG = PROJECT / "infra" / "haproxy" / "haproxy.cfg"
 BACKEND = "replicas"
+ADMIN_FOLDERS = ("/usr/sbin", "/usr/local/sbin")  # where Debian puts it, and only root looks
 LONGEST_SOCKET = 90  # bytes of its path: the system takes 107, and HAProxy appends to it while it starts
 
 
@@ -74,7 +75,7 @@ class Balancer:
         part.write_text("\n".join(lines) + "\n")
         part.replace(self.folder / "replicas.cfg")
         checked = subprocess.run(
-            (*self.build_command(), "-c", "-q"),
+            (*self.build_command(), "-c"),
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
@@ -137,11 +138,9 @@ class Balancer:
         )
 
 
-def find_haproxy() -> str:
-    """Return the path of HAProxy. Raises StackError if it is not installed."""
-    # Debian puts it where only root looks.
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"))
-    found = shutil.which("haproxy", path=path)
+def find_haproxy(beyond: Sequence[str] = ADMIN_FOLDERS) -> str:
+    """Return the path of HAProxy, on the PATH or beyond. Raises StackError if it is not installed."""
+    found = shutil.which("haproxy", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *beyond)))
     if found is None:
         raise StackError(
             "haproxy, the balancer",

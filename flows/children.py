@@ -34,7 +34,7 @@ class Service:
     needs: tuple[str, ...] = ()
     grace: float = 10.0
     patience: float = 240.0
-    stop_signal: int = signal.SIGTERM
+    stop_signal: int = int(signal.SIGTERM)
 
 
 @dataclass(slots=True)

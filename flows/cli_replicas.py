@@ -9,6 +9,7 @@ from rich.table import Table
 
 app = typer.Typer(no_args_is_help=True, help="The service several times over, behind a balancer (HAProxy).")
 console = Console()
+COLUMNS = ("name", "traffic", "process", "restarts", "under way", "answered", "retried elsewhere")
 
 
 @app.command()
@@ -60,10 +61,10 @@ def status(
 
 def _draw(told: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in told[0]:
+    for name in COLUMNS:
         table.add_column("" if name == "name" else name, no_wrap=True)
     for one in told:
-        table.add_row(*("" if value is None else str(value) for value in one.values()))
+        table.add_row(*("" if one[name] is None else str(one[name]) for name in COLUMNS))
     return table
 
 

@@ -20,7 +20,7 @@ from flows.children import Service
 from flows.stack import Stack, build_services, read_stack, running_stack
 from flows.supervisor import ask_restart
 
-DRAIN_LIMIT = 40.0  # seconds; the balancer itself gives an answer 30
+DRAIN_LIMIT = 30.0  # seconds; the balancer gives a request 5 on each of four replicas at most
 RESTART_LIMIT = 240.0  # seconds that one replica may take to come back
 PAUSE = 0.1  # seconds between two looks
 
