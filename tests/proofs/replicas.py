@@ -1,7 +1,8 @@
 """No request is lost: champion swaps, kills, a hang, a rolling restart, registry and store down, under load.
 
 Four weeks of real flights, two trained models in a real MLflow, two replicas of two workers each behind a
-real HAProxy. Eight clients ask without a pause and retry nothing; what they saw is what is counted.
+real HAProxy. Eight clients of one connection each ask again 10 ms after they were answered, and retry
+nothing; what they saw is what is counted.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from tests.load import Load, Tally, steady_load
 
 Figure = dict[str, Any]
 FIRST, SERVED = date(2013, 1, 1), date(2013, 1, 27)
-REPLICAS, WORKERS, CLIENTS, SWAPS = 2, 2, 8, 20
+REPLICAS, WORKERS, CLIENTS, PAUSE, SWAPS = 2, 2, 8, 0.01, 20
 LIMIT = 120.0  # seconds that anything may take to come back
 
 
@@ -200,7 +201,7 @@ def _running(home: Path) -> Iterator[World]:
             bodies = _choose_requests(project)
             with (
                 running_replicas(settings, layout) as stack,
-                steady_load(stack.service("balancer").url, bodies, CLIENTS) as load,
+                steady_load(stack.service("balancer").url, bodies, CLIENTS, PAUSE) as load,
             ):
                 world = World(project, registry, stack, versions, bodies, load)
                 assert _follow(world, versions[0])
