@@ -70,9 +70,10 @@ class Balancer:
                 next_step="Set PERENNIAL_HOME to a folder with a shorter path.",
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [f"backend {BACKEND} from service", *(f"    server {n} {a}" for n, a in replicas.items())]
         part = self.folder / ".replicas.cfg.new"
-        part.write_text("\n".join(lines) + "\n")
+        part.write_text(
+            _list_servers(BACKEND, replicas) + _list_servers("last-resort", replicas, " no-check")
+        )
         part.replace(self.folder / "replicas.cfg")
         checked = subprocess.run(
             (*self.build_command(), "-c"),
@@ -136,6 +137,11 @@ class Balancer:
             expected="an answer to a command",
             next_step="Look at `perennial replicas status`.",
         )
+
+
+def _list_servers(backend: str, replicas: Mapping[str, str], options: str = "") -> str:
+    servers = (f"    server {name} {address}{options}\n" for name, address in replicas.items())
+    return f"backend {backend} from service\n{''.join(servers)}"
 
 
 def find_haproxy(beyond: Sequence[str] = ADMIN_FOLDERS) -> str:

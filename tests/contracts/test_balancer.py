@@ -193,10 +193,18 @@ def test_a_replica_that_is_not_ready_is_left_out_until_it_is(world):
     assert {world.ask().text for _ in range(6)} == {"one", "two"}
 
 
-def test_with_no_replica_the_answer_says_so_and_when_to_come_again(world):
-    """The error has the form of the service's own."""
+def test_with_no_replica_ready_they_are_asked_all_the_same(world):
+    """Whether a request is answered is for the service to say, not for its health check."""
     world.one.ready = world.two.ready = False
     assert wait_until(lambda: not any(one.up for one in world.balancer.read_servers().values()))
+    assert {(a.status_code, a.text) for a in (world.ask() for _ in range(6))} == {(200, "one"), (200, "two")}
+
+
+def test_with_no_replica_at_all_the_answer_says_so_and_when_to_come_again(world):
+    """The error has the form of the service's own."""
+    for server in (world.one, world.two):
+        server.shutdown()
+        server.server_close()
     answer = world.ask()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert set(answer.json()["error"]) == {"field", "got", "expected", "next_step"}
