@@ -32,7 +32,7 @@ def up(
 @app.command()
 def restart(ctx: typer.Context) -> None:
     """Restart all replicas, one after the other: drained first, back in traffic before the next."""
-    from flows.replicas import restart_replicas
+    from flows.rolling_restart import restart_replicas
 
     done = restart_replicas(ctx.obj, lambda name, doing: console.print(f"{name}: {doing}", highlight=False))
     console.print(f"{done} replicas restarted")

@@ -1,11 +1,10 @@
-"""Several processes of the service behind a balancer, kept running, and restarted one after the other.
+"""Several processes of the service behind a balancer, kept running.
 
 The supervisor of the local stack carries them, on a folder of their own (`replicas` in the home), so that
 they run beside the stack or without it. All of them share the home: journal, models and online store.
 """
 
 import contextlib
-import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +17,9 @@ from feature_repo.settings import PREFIX, Settings
 from flows.balancer import Balancer
 from flows.children import Service
 from flows.stack import Stack, build_services, read_stack, running_stack
-from flows.supervisor import ask_restart
 
-DRAIN_LIMIT = 30.0  # seconds; the balancer gives a request 5 on each of four replicas at most
-RESTART_LIMIT = 240.0  # seconds that one replica may take to come back
+BACK_LIMIT = 240.0  # seconds that one replica may take to come back
 PAUSE = 0.1  # seconds between two looks
-
-Progress = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +61,13 @@ def running_replicas(
     Raises StackError if HAProxy is not installed or something cannot start.
     """
     balancer = open_balancer(settings)
+    _refuse_second(settings)  # before its configuration is written over
     services = [*build_replicas(settings, layout), _build_balancer(settings, layout)]
     addresses = {name: f"{settings.host}:{port}" for name, port in layout.named.items()}
     balancer.write_config(addresses, services[-1].environment)
     own = settings.model_copy(update={"home": balancer.folder})
     with running_stack(own, services, on_change) as stack:
-        _await_admission(balancer, tuple(layout.named))
+        await_admission(balancer, tuple(layout.named))
         yield stack
 
 
@@ -109,6 +105,17 @@ def _build_balancer(settings: Settings, layout: Layout) -> Service:
         grace=25.0,  # the configuration gives answers under way 20
         stop_signal=signal.SIGUSR1,  # SIGTERM would cut them off
     )
+
+
+def _refuse_second(settings: Settings) -> None:
+    stack = read_stack(find_folder(settings))
+    if stack is not None and stack.running:
+        raise StackError(
+            f"replicas of home {settings.home}",
+            got="others that run",
+            expected="one balancer per home",
+            next_step="Stop them with `perennial replicas down`.",
+        )
 
 
 def require_replicas(settings: Settings) -> Stack:
@@ -152,60 +159,19 @@ def describe_replicas(settings: Settings) -> list[dict[str, Any]]:
     return told
 
 
-def restart_replicas(settings: Settings, progress: Progress = lambda name, doing: None) -> int:
-    """Restart every replica, one after the other, without a request lost; return how many.
-
-    Safe to repeat: one that an earlier call left drained is admitted first. Raises StackError if a replica
-    does not come back (the others are then left as they are) or if no other could take over.
-    """
-    stack, balancer = require_replicas(settings), open_balancer(settings)
-    names = tuple(balancer.read_servers())
-    with _alone(balancer.folder):
-        for name in names:
-            balancer.admit(name)
-        for name in names:
-            others = tuple(other for other in names if other != name)
-            if not others:
-                raise _not_there("a second replica", "none")
-            _await_admission(balancer, others)
-            _restart(stack, balancer, name, progress)
-    return len(names)
-
-
-def _restart(stack: Stack, balancer: Balancer, name: str, progress: Progress) -> None:
-    progress(name, "draining")
-    balancer.drain(name)
-    try:
-        # Whoever is still there after the limit reads so slowly that the process's own grace must do.
-        _wait(lambda: balancer.read_servers()[name].sessions == 0, DRAIN_LIMIT)
-        progress(name, "restarting")
-        before = stack.read().service(name)
-        ask_restart(stack.home, name)
-
-        def is_back() -> bool:
-            now = stack.read().service(name)
-            return now.state == "healthy" and now.pid not in (None, before.pid)
-
-        if not _wait(is_back, RESTART_LIMIT):
-            raise _not_there(name, stack.read().service(name).state)
-    finally:
-        balancer.admit(name)  # from here on its checks decide
-    _await_admission(balancer, (name,))
-    progress(name, "back")
-
-
-def _await_admission(balancer: Balancer, names: tuple[str, ...]) -> None:
+def await_admission(balancer: Balancer, names: tuple[str, ...]) -> None:
     """Wait until the balancer sends requests to all of these. Raises StackError."""
 
     def lacking() -> list[str]:
         servers = balancer.read_servers()
         return [name for name in names if name not in servers or not servers[name].up]
 
-    if not _wait(lambda: not lacking(), RESTART_LIMIT):
-        raise _not_there(", ".join(lacking()), "not taking requests")
+    if not wait_until(lambda: not lacking(), BACK_LIMIT):
+        raise describe_absence(", ".join(lacking()), "not taking requests")
 
 
-def _not_there(name: str, got: str) -> StackError:
+def describe_absence(name: str, got: str) -> StackError:
+    """Return the error of a replica that does not take requests."""
     return StackError(
         f"{name} behind the balancer",
         got=got,
@@ -214,26 +180,11 @@ def _not_there(name: str, got: str) -> StackError:
     )
 
 
-def _wait(holds: Callable[[], bool], limit: float) -> bool:
+def wait_until(holds: Callable[[], bool], limit: float) -> bool:
+    """Wait until it holds, or for `limit` seconds; return whether it does."""
     deadline = time.monotonic() + limit
     while not holds():
         if time.monotonic() > deadline:
             return False
         time.sleep(PAUSE)
     return True
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the replicas for one restart; the lock goes with the process that holds it."""
-    with (folder / "restart.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StackError(
-                "rolling restart",
-                got="another one that is under way",
-                expected="one at a time",
-                next_step="Wait for it.",
-            ) from None
-        yield

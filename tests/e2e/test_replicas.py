@@ -18,7 +18,8 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings, to_environment
-from flows.replicas import Layout, describe_replicas, require_replicas, restart_replicas, running_replicas
+from flows.replicas import Layout, describe_replicas, require_replicas, running_replicas
+from flows.rolling_restart import restart_replicas
 from flows.stack import PROJECT, Stack
 from services.journal import Journal
 from tests.load import Load, Tally, steady_load
@@ -122,6 +123,18 @@ def test_status_says_that_all_take_requests(world):
     told = json.loads(done.stdout)
     assert [(one["name"], one["traffic"]) for one in told] == [("replica-1", "UP"), ("replica-2", "UP")]
     assert all(one["answered"] > 0 for one in told)
+
+
+def test_a_home_has_one_balancer(world):
+    """A second one is refused, and the first one's configuration is as it was."""
+    config = world.settings.home / "replicas" / "replicas.cfg"
+    before = config.read_text()
+    with (
+        pytest.raises(StackError, match="perennial replicas down"),
+        running_replicas(world.settings, Layout(1, 2, (3,))),
+    ):
+        pass
+    assert config.read_text() == before
 
 
 def test_without_replicas_the_commands_say_how_to_start_them(tmp_path: Path) -> None:

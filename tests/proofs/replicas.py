@@ -132,7 +132,7 @@ def _hang_replica(world: World) -> dict[str, Any]:
 
 
 def _restart(world: World) -> dict[str, Any]:
-    from flows.replicas import restart_replicas
+    from flows.rolling_restart import restart_replicas
 
     before = {name: world.pid(name) for name in world.urls}
     restart_replicas(world.project.settings)
