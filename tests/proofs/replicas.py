@@ -1,7 +1,7 @@
 """No request is lost: champion swaps, kills, a hang, a rolling restart, registry and store down, under load.
 
-Four weeks of real flights, two trained models in a real MLflow, two replicas of two workers each behind a
-real HAProxy. Eight clients of one connection each ask again 10 ms after they were answered, and retry
+Features of real flights online, two small models in a real MLflow, two replicas of two workers each behind
+a real HAProxy. Eight clients of one connection each ask again 10 ms after they were answered, and retry
 nothing; what they saw is what is counted.
 """
 
@@ -12,26 +12,30 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from feature_repo.contract import Period
 
 from tests.load import Load, Tally, steady_load
 
 Figure = dict[str, Any]
-FIRST, SERVED = date(2013, 1, 1), date(2013, 1, 27)
+NOW = datetime(2013, 1, 20, 18, tzinfo=UTC)  # the newest tick online
+MONTH = Period(datetime(2013, 1, 1, tzinfo=UTC), datetime(2013, 1, 22, tzinfo=UTC))
 REPLICAS, WORKERS, CLIENTS, PAUSE, SWAPS = 2, 2, 8, 0.01, 20
 LIMIT = 120.0  # seconds that anything may take to come back
 
 
 @dataclass
 class World:
-    """A project whose service runs as replicas."""
+    """A home whose service runs as replicas."""
 
-    project: Any
-    registry: Any  # the stack that MLflow runs in
-    stack: Any
+    settings: Any
+    registry: Any
+    mlflow: Any  # the stack of MLflow
+    stack: Any  # that of the replicas
     versions: tuple[int, int]
     bodies: list[dict[str, Any]]
     load: Load
@@ -95,11 +99,9 @@ def _watch(world: World, play: Callable[[World], dict[str, Any]]) -> tuple[dict[
 
 def _swap(world: World) -> dict[str, Any]:
     """Move the champion back and forth, each time once all workers have followed."""
-    from flows.release import promote_version
-
     for n in range(SWAPS):
         version = world.versions[(n + 1) % 2]
-        promote_version(world.project, version, "a proof", by_hand=True)
+        world.registry.set_alias("champion", version)
         assert _follow(world, version), version
     return {"happened": True}
 
@@ -135,30 +137,30 @@ def _restart(world: World) -> dict[str, Any]:
     from flows.rolling_restart import restart_replicas
 
     before = {name: world.pid(name) for name in world.urls}
-    restart_replicas(world.project.settings)
+    restart_replicas(world.settings)
     return {"happened": all(world.pid(name) not in (0, pid) for name, pid in before.items())}
 
 
 def _lose_registry(world: World) -> dict[str, Any]:
     from flows.stack import check_health
 
-    pid = world.registry.read().service("mlflow").pid
+    pid = world.mlflow.read().service("mlflow").pid
     _signal_tree(pid, signal.SIGSTOP)
     threading.Event().wait(6)  # longer than a worker waits for the registry
     _signal_tree(pid, signal.SIGKILL)
-    lost = not check_health(world.registry.read())["mlflow"]
-    back = _await(lambda: check_health(world.registry.read())["mlflow"])
+    lost = not check_health(world.mlflow.read())["mlflow"]
+    back = _await(lambda: check_health(world.mlflow.read())["mlflow"])
     return {"happened": lost and back}
 
 
 def _lose_store(world: World) -> dict[str, Any]:
-    values = world.project.settings.home / "feast" / "online.db"
-    hidden = values.with_name("hidden.db")
-    values.rename(hidden)
+    store = world.settings.home / "feast"
+    hidden = store.with_name("hidden")
+    store.rename(hidden)
     try:
         threading.Event().wait(4)
     finally:
-        hidden.rename(values)
+        hidden.rename(store)
     threading.Event().wait(4)
     return {"happened": True}
 
@@ -180,8 +182,6 @@ def _control(world: World) -> Figure:
 def _running(home: Path) -> Iterator[World]:
     """Run MLflow, train, promote, start the replicas and the load."""
     from feature_repo.settings import Settings
-    from flows.project import open_project
-    from flows.release import promote_version
     from flows.replicas import Layout, running_replicas
     from flows.stack import build_environment, build_services, running_stack
     from tests.ports import find_free_port
@@ -192,18 +192,17 @@ def _running(home: Path) -> Iterator[World]:
     before = dict(os.environ)
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1"}
     os.environ.update({**build_environment(settings), **quiet})
+    bodies = _fill_home(home)
     try:
         mlflow = [s for s in build_services(settings) if s.name == "mlflow"]
-        with running_stack(settings, mlflow) as registry:
-            project = open_project(settings)
-            versions = _train(project)
-            promote_version(project, versions[0], "a proof", by_hand=True)
-            bodies = _choose_requests(project)
+        with running_stack(settings, mlflow) as stack_of_mlflow:
+            registry, versions = _register(settings)
+            registry.set_alias("champion", versions[0])
             with (
                 running_replicas(settings, layout) as stack,
                 steady_load(stack.service("balancer").url, bodies, CLIENTS, PAUSE) as load,
             ):
-                world = World(project, registry, stack, versions, bodies, load)
+                world = World(settings, registry, stack_of_mlflow, stack, versions, bodies, load)
                 assert _follow(world, versions[0])
                 yield world
     finally:
@@ -211,32 +210,40 @@ def _running(home: Path) -> Iterator[World]:
         os.environ.update(before)
 
 
-def _train(project: Any) -> tuple[int, int]:
-    from flows.loop import backfill_days
-    from flows.train import train_candidate
-
-    def build_small(problem: Any) -> Any:
-        return project.build_estimator(problem).set_params(trees__max_iter=20)
-
-    backfill_days(project, FIRST, SERVED, lambda done, total: None)
-    first = train_candidate(project, project.day(SERVED).since, "a proof").version
-    small = replace(project, build_estimator=build_small)
-    return first, train_candidate(small, project.day(SERVED).since, "a proof").version
-
-
-def _choose_requests(project: Any) -> list[dict[str, Any]]:
-    """Return requests about the next hours as of the newest tick, so that their features are fresh."""
+def _fill_home(home: Path) -> list[dict[str, Any]]:
+    """Compute real features, put them online, and return requests whose features are then fresh."""
     import polars as pl
 
-    from flows.ingest import landed_until
+    from feature_repo.problem import PROBLEM
+    from feature_repo.store import FeatureStore
     from flows.traffic import to_json
+    from tests.bench.bench_features import build_home
 
-    problem, now = project.problem, landed_until(project)
-    upcoming = problem.build_requests({"schedule": project.lake.read("schedule")})
-    ahead = pl.col(problem.decided_at).is_between(now, now + timedelta(hours=8))
-    rows = upcoming.filter(ahead).to_dicts()
-    assert rows, now
-    return [to_json(row, problem, now) for row in rows]
+    build_home(home, MONTH)
+    store = FeatureStore(home, PROBLEM)
+    store.apply()
+    tables = {table.name: pl.read_delta(str(home / "lake" / table.name)) for table in PROBLEM.feature_tables}
+    store.write_period(tables, Period(MONTH.since, NOW))
+    ahead = pl.col(PROBLEM.decided_at).is_between(NOW, NOW + timedelta(hours=8))
+    rows = pl.read_parquet(home / "requests.parquet").filter(ahead).to_dicts()
+    assert rows
+    return [to_json(row, PROBLEM, NOW) for row in rows]
+
+
+def _register(settings: Any) -> tuple[Any, tuple[int, int]]:
+    """Register two small models with the real MLflow; return its registry and their versions."""
+    from mlflow import MlflowClient
+
+    from feature_repo.problem import PROBLEM
+    from services.models import Registry
+    from tests.packages import write_package
+
+    client = MlflowClient(settings.mlflow_url)
+    run = client.create_run(client.create_experiment("replicas")).info.run_id
+    registry = Registry(settings.mlflow_url, PROBLEM.name)
+    packages = [write_package(settings.home / "packages" / str(seed), PROBLEM, seed) for seed in (1, 2)]
+    first, second = (registry.register(package, run, {}) for package in packages)
+    return registry, (first, second)
 
 
 def _follow(world: World, version: int) -> bool:
@@ -274,10 +281,11 @@ def _signal_tree(pid: int, number: int) -> list[int]:
 
 
 def _read_journal(world: World) -> set[str]:
-    from feature_repo.contract import Period
+    from services.journal import Journal
 
     always = Period(datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
-    return set(world.project.journal.read_predictions(always)["prediction_id"])
+    journal = Journal(world.settings.home / "journal" / "journal.db")
+    return set(journal.read_predictions(always)["prediction_id"])
 
 
 def _await(holds: Callable[[], bool]) -> bool:
