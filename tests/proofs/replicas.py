@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.contract import Period
-
 from tests.load import Load, Tally, steady_load
 
 Figure = dict[str, Any]
@@ -189,10 +188,10 @@ def _running(home: Path) -> Iterator[World]:
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}
     settings = Settings(home=home, schedules=False, service_workers=WORKERS, **ports)
     layout = Layout(find_free_port(), find_free_port(), tuple(find_free_port() for _ in range(REPLICAS)))
+    bodies = _fill_home(home)
     before = dict(os.environ)
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1"}
     os.environ.update({**build_environment(settings), **quiet})
-    bodies = _fill_home(home)
     try:
         mlflow = [s for s in build_services(settings) if s.name == "mlflow"]
         with running_stack(settings, mlflow) as stack_of_mlflow:
