@@ -50,7 +50,7 @@ class World:
     def read_servers(self) -> dict[str, Any]:
         from flows.replicas import open_balancer
 
-        return open_balancer(self.project.settings).read_servers()
+        return open_balancer(self.settings).read_servers()
 
     def are_up(self) -> bool:
         return all(one.up for one in self.read_servers().values())
