@@ -26,6 +26,8 @@ class Settings(BaseSettings):
     service_port: int = Field(3000, ge=1, le=65535)
     runner_port: int = Field(8080, ge=1, le=65535)
     reports_port: int = Field(8090, ge=1, le=65535)
+    balancer_port: int = Field(3100, ge=1, le=65535, description="The replicas take the ports after it.")
+    balancer_stats_port: int = Field(3199, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
     answer_seconds: float = Field(

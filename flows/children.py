@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ class Service:
     needs    services that must be healthy now, and whose restart restarts this one
     grace    seconds from the request to stop until it is killed
     patience seconds that the first start may take until healthy
+    stop_signal what asks it to stop
     """
 
     name: str
@@ -32,6 +34,7 @@ class Service:
     needs: tuple[str, ...] = ()
     grace: float = 10.0
     patience: float = 240.0
+    stop_signal: int = int(signal.SIGTERM)
 
 
 @dataclass(slots=True)

@@ -6,25 +6,23 @@ Nothing heavy is imported here: each command imports what it needs when it runs.
 import importlib
 import json
 import os
-import signal
 import sys
-import time
 from datetime import UTC, date, datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from feature_repo.errors import PerennialError, StackError
+from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_features import features
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
+from flows.cli_replicas import app as replicas
 from flows.cli_trace import trace
 
 if TYPE_CHECKING:
@@ -93,39 +91,9 @@ def up(ctx: typer.Context) -> None:
     Ports and the rest are settings: PERENNIAL_PREFECT_PORT, PERENNIAL_SERVICE_PORT, ...
     """
     from flows.stack import running_stack
-    from flows.terminal import StackView
+    from flows.terminal import keep_running
 
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGHUP, _leave)
-    try:
-        with StackView(console) as view, running_stack(ctx.obj, on_change=view.show) as started:
-            stack = started
-            if not console.is_terminal:
-                console.print("running; Ctrl-C or `perennial down` stops everything", highlight=False)
-            while stack.running:
-                time.sleep(0.5)
-                stack = stack.read()
-                view.show(stack)
-    except KeyboardInterrupt:
-        console.print("stopped, nothing left running")
-        return
-    _explain_end(stack)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _explain_end(stack: "Stack") -> None:
-    if stack.phase == "stopped":
-        console.print("stopped from elsewhere, nothing left running")
-        return
-    raise StackError(
-        "the stack's supervisor",
-        got=f"a stack that {'died' if stack.phase == 'dead' else 'failed'}",
-        expected="one that runs until it is stopped",
-        next_step=f"Nothing was left running; read {stack.home / 'logs'} and run `perennial up` again.",
-    )
+    keep_running(console, lambda show: running_stack(ctx.obj, on_change=show), "perennial")
 
 
 @app.command()
@@ -318,6 +286,7 @@ app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(trace)
 app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(compact)
+app.add_typer(replicas, name="replicas")
 
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:

@@ -210,7 +210,7 @@ def running_stack(
     """
     stack_id = uuid.uuid4().hex[:12]
     chosen = list(services if services is not None else build_services(settings))
-    for name in ("prefect", "mlflow", "logs"):
+    for name in {"logs"} | ({"prefect", "mlflow"} & {s.name for s in chosen}):
         (settings.home / name).mkdir(parents=True, exist_ok=True)
     supervisor = _start_supervisor(stack_id, settings.home, chosen)
     try:

@@ -84,6 +84,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self._heed_requests()
         for child in self._ordered():
             self._reap(child)
             if child.process is None and now >= child.not_before and self._may_start(child):
@@ -94,6 +95,14 @@ class Supervisor:
             self.phase = "running"
         self._collect_zombies()
         self.write()
+
+    def _heed_requests(self) -> None:
+        """Restart what `ask_restart` was called for; a request for what does not run is met already."""
+        for name, child in self.children.items():
+            asked = self.home / f"{name}.restart"
+            if asked.exists():
+                asked.unlink()
+                self._ask_to_stop(child)
 
     def _ordered(self) -> Iterator[Child]:
         done: set[str] = set()
@@ -164,7 +173,7 @@ class Supervisor:
         if child.process is not None and child.state != "stopping":
             child.state, child.kill_at = "stopping", time.monotonic() + child.service.grace
             with contextlib.suppress(ProcessLookupError):
-                child.process.terminate()
+                child.process.send_signal(child.service.stop_signal)
 
     def _reap(self, child: Child) -> None:
         """Notice that a process ended; end what it left behind and plan its restart."""
@@ -235,6 +244,11 @@ class Supervisor:
             fresh.write_text(content)
             fresh.replace(self.home / "stack.json")
             self._written = content
+
+
+def ask_restart(home: Path, name: str) -> None:
+    """Have the supervisor of that home stop a service, with its grace, and start it again at once."""
+    (home / f"{name}.restart").touch()
 
 
 def lock_home(home: Path) -> IO[bytes]:

@@ -3,15 +3,19 @@
 Colours and redrawing are left out by themselves where the output is no terminal.
 """
 
-from collections.abc import Iterable, Mapping
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from feature_repo.errors import StackError
 from flows.stack import Stack
 
 COLOURS = {
@@ -26,6 +30,7 @@ ROLES = {
     "mlflow": "MLflow: compare models, move aliases",
     "runner": "executes the flow runs",
     "service": "predictions: POST /predict, GET /live",
+    "balancer": "clients come in here: POST /predict, GET /live",
     "reports": "validation pages, plots of the data, drift reports, /metrics of the data",
 }
 
@@ -90,6 +95,45 @@ class StackView:
             if self._said.get(one.name) != one.state:
                 self._said[one.name] = one.state
                 self._console.print(f"{one.name} {one.state} {one.url}", soft_wrap=True, highlight=False)
+
+
+def keep_running(
+    console: Console,
+    open_stack: Callable[[Callable[[Stack], None]], AbstractContextManager[Stack]],
+    command: str,
+) -> None:
+    """Start a stack and show it until it is stopped: by Ctrl-C, a signal, or `command` elsewhere."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    try:
+        with StackView(console) as view, open_stack(view.show) as started:
+            stack = started
+            if not console.is_terminal:
+                console.print(f"running; Ctrl-C or `{command} down` stops everything", highlight=False)
+            while stack.running:
+                time.sleep(0.5)
+                stack = stack.read()
+                view.show(stack)
+    except KeyboardInterrupt:
+        console.print("stopped, nothing left running")
+        return
+    _explain_end(console, stack, command)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _explain_end(console: Console, stack: Stack, command: str) -> None:
+    if stack.phase == "stopped":
+        console.print("stopped from elsewhere, nothing left running")
+        return
+    raise StackError(
+        "the stack's supervisor",
+        got=f"a stack that {'died' if stack.phase == 'dead' else 'failed'}",
+        expected="one that runs until it is stopped",
+        next_step=f"Nothing was left running; read {stack.home / 'logs'} and run `{command} up` again.",
+    )
 
 
 def draw_live(live: Mapping[str, Any] | None) -> str:

@@ -26,6 +26,7 @@ from flows.stack import (
     running_stack,
     stop_stack,
 )
+from flows.supervisor import ask_restart
 from tests.ports import find_free_port
 
 SERVER = """
@@ -104,6 +105,21 @@ def test_a_service_restarts_with_the_one_that_it_needs(settings):
         os.kill(stack.service("server").pid, signal.SIGKILL)
         assert wait_until(lambda: stack.read().service("runner").state == "healthy" != old)
         assert wait_until(lambda: stack.read().service("runner").pid not in (None, old))
+
+
+def test_a_service_is_restarted_on_request_and_at_once(settings):
+    """It is stopped by the signal that it wants, counted as no crash, and a request for nobody is dropped."""
+    (settings.home).mkdir(parents=True)
+    ask_restart(settings.home, "only")  # left over from an earlier stack
+    with running_stack(settings, [stand_in("only", stop_signal=signal.SIGUSR1)]) as stack:
+        assert stack.service("only").restarts == 0
+        for restarts in (1, 2, 3):
+            old = stack.read().service("only").pid
+            ask_restart(settings.home, "only")
+            assert wait_until(lambda n=restarts: stack.read().service("only").restarts == n)
+            assert wait_until(lambda: stack.read().service("only").state == "healthy")
+            assert stack.read().service("only").pid not in (None, old)
+        assert list(settings.home.glob("*.restart")) == []
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings):
