@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     runner_port: int = Field(8080, ge=1, le=65535)
     reports_port: int = Field(8090, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
+    mlflow_server: str = Field("", description="URL of an MLflow server elsewhere; empty: the local stack's.")
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
     recheck_days: int = Field(3, ge=0, description="Landed days that daily-loop asks the source about again.")
     schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
@@ -34,8 +35,8 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_url(self) -> str:
-        """Where the MLflow server of the local stack answers."""
-        return f"http://{self.host}:{self.mlflow_port}"
+        """Where the MLflow server answers."""
+        return self.mlflow_server or f"http://{self.host}:{self.mlflow_port}"
 
     @property
     def prefect_url(self) -> str:
