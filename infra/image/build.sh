@@ -54,7 +54,7 @@ arguments=(--file "$project/infra/Containerfile" --tag "$tag" --build-arg "MODEL
 arguments+=(--build-arg "REVISION=$(git -C "$project" rev-parse HEAD 2>/dev/null || true)")
 [ -z "$base" ] || arguments+=(--build-arg "BASE=$base")
 case "$engine" in
-    buildah) buildah bud --quiet "${arguments[@]}" "$context" ;;
+    buildah) buildah bud --quiet --layers "${arguments[@]}" "$context" ;;
     *) "$engine" build --quiet "${arguments[@]}" "$context" ;;
 esac
 echo "built $tag"
