@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,9 @@ def read_config(image: str) -> dict[str, Any]:
 def measure_size(image: str) -> float:
     """Return the size of the image's file system in MB."""
     with mounted(image) as root:
-        told = _run(["du", "--summarize", "--one-file-system", "--block-size=1", str(root)])
+        told = _run(
+            ["du", "--summarize", "--one-file-system", "--apparent-size", "--block-size=1", str(root)]
+        )
     return int(told.split()[0]) / 1e6
 
 
@@ -137,7 +139,9 @@ def await_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None
         except httpx.TransportError:
             pass
         time.sleep(0.05)
-    raise AssertionError(f"the container is not ready (exit code {process.poll()}): {log.read_text()[-3000:]}")
+    raise AssertionError(
+        f"the container is not ready (exit code {process.poll()}): {log.read_text()[-3000:]}"
+    )
 
 
 def stop(process: "subprocess.Popen[bytes]") -> None:

@@ -33,18 +33,28 @@ python=${PYTHON:-$project/.venv/bin/python}
 [ -x "$python" ] || python=python3
 context=$(mktemp -d "${TMPDIR:-/tmp}/perennial-image.XXXXXX")
 trap 'rm -rf "$context"' EXIT
-mkdir -p "$context/build/wheels" "$context/app" "$context/model"
+mkdir -p "$context/build" "$context/app" "$context/model"
 platforms=()
 for tag_of in manylinux_2_28 manylinux_2_27 manylinux_2_26 manylinux_2_24 manylinux_2_17 manylinux2014 \
     manylinux_2_12 manylinux2010 manylinux_2_5 manylinux1; do
     platforms+=(--platform "${tag_of}_x86_64")
 done
-for lock in "$project/requirements-service.lock" "$here/tools.lock"; do
-    cp "$lock" "$context/build/"
-    "$python" -m pip download --quiet --no-input --disable-pip-version-check --require-hashes --no-deps \
-        --only-binary :all: "${platforms[@]}" --python-version 3.11 --implementation cp \
-        --dest "$context/build/wheels" --requirement "$lock"
-done
+locks=("$project/requirements-service.lock" "$here/tools.lock")
+# Fetched once for each state of the locks; whole or not at all.
+wheels=$project/var/wheels/$(cat "${locks[@]}" | sha256sum | cut -c 1-16)
+if [ ! -d "$wheels" ]; then
+    for lock in "${locks[@]}"; do
+        "$python" -m pip download --quiet --no-input --disable-pip-version-check --require-hashes --no-deps \
+            --only-binary :all: "${platforms[@]}" --python-version 3.11 --implementation cp \
+            --dest "$context/wheels" --requirement "$lock"
+    done
+    mkdir -p "$project/var/wheels"
+    cp -r "$context/wheels" "$wheels.$$"
+    rm -rf "$context/wheels"
+    mv -T "$wheels.$$" "$wheels" 2>/dev/null || rm -rf "$wheels.$$"
+fi
+cp "${locks[@]}" "$context/build/"
+cp -r "$wheels" "$context/build/wheels"
 cp "$here/sbom.py" "$context/build/"
 tar -C "$project" --exclude __pycache__ -c feature_repo services | tar -C "$context/app" -x
 [ -z "$model" ] || cp -r "$model/." "$context/model/"
