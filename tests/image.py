@@ -64,11 +64,13 @@ def build_base() -> str:
     return BASE
 
 
-def build_image(tag: str, model: Path | None = None, version: str = "") -> str:
+def build_image(tag: str, model: Path | None = None, version: str = "", *, fresh: bool = False) -> str:
     """Build an image with a model baked in, or none; return its name."""
     words = ["--tag", tag, "--base", BASE]
     if model:
         words += ["--model", str(model), "--version", version]
+    if fresh:
+        words += ["--fresh", "yes"]
     _run([str(PROJECT / "infra/image/build.sh"), *words])
     return tag
 

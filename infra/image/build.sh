@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
 # Builds the prediction service's image.
 #
-# Usage: infra/image/build.sh [--tag NAME] [--base IMAGE] [--model FOLDER [--version NUMBER]]
+# Usage: infra/image/build.sh [--tag NAME] [--base IMAGE] [--model FOLDER [--version NUMBER]] [--fresh yes]
 #   --model    a model version's folder (contract.json, model.skops, ...) to bake in; without it, the model is
 #              pulled from the registry by its alias: set PERENNIAL_MLFLOW_SERVER where the image runs
 #   --version  the number that the folder has in the registry; without it, it is named after its content
 #   --base     any image with Python 3.11 on glibc 2.28 or newer; infra/image/base.sh makes one of Debian
+#   --fresh    take no layer from an earlier build
 # ENGINE=docker|podman|buildah chooses the builder; the first of them that is there is taken otherwise.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
-tag=localhost/perennial-service:latest base="" model="" version=""
+tag=localhost/perennial-service:latest base="" model="" version="" fresh=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --tag) tag=$2 ;;
         --base) base=$2 ;;
         --model) model=$2 ;;
         --version) version=$2 ;;
+        --fresh) fresh=$2 ;;
         *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift 2
@@ -63,6 +65,7 @@ chmod -R a+rX "$context"
 arguments=(--file "$project/infra/Containerfile" --tag "$tag" --build-arg "MODEL_VERSION=$version")
 arguments+=(--build-arg "REVISION=$(git -C "$project" rev-parse HEAD 2>/dev/null || true)")
 [ -z "$base" ] || arguments+=(--build-arg "BASE=$base")
+[ -z "$fresh" ] || arguments+=(--no-cache)
 case "$engine" in
     buildah) buildah bud --quiet --layers "${arguments[@]}" "$context" ;;
     *) "$engine" build --quiet "${arguments[@]}" "$context" ;;

@@ -2,65 +2,27 @@
 
 import json
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
-import polars as pl
 import pytest
 
 from feature_repo.contract import Period
-from feature_repo.online_tables import OnlineTable, OnlineTables, to_microseconds
 from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
-from feature_repo.store import COLUMNS, PROJECT, FeatureStore
 from services.journal import Journal
 from services.models import Registry
-from services.schemas import build_wire
 from tests import image
+from tests.image_home import ask, fill_store, make_home
 from tests.packages import write_package
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1_500), pytest.mark.filterwarnings("default")]
 
 ALWAYS = Period(datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 LOCK = image.PROJECT / "requirements-service.lock"
-FLIGHT = {
-    "carrier": "UA",
-    "flight": 1545,
-    "origin": "EWR",
-    "dest": "IAH",
-    "distance": 1400,
-    "scheduled_departure": "2013-02-05T17:15:00Z",
-    "requested_at": "2013-02-05T15:00:00Z",
-}
-
-
-def fill_store(home: Path) -> None:
-    """Put features of one flight online, as new as its request."""
-    FeatureStore(home, PROBLEM).apply()
-    wire = build_wire(PROBLEM)
-    items, _ = wire.requests.read(json.dumps(FLIGHT).encode())
-    row = wire.to_row(items[0])
-    stamp = to_microseconds(row[PROBLEM.decided_at])
-    parts = []
-    for table in PROBLEM.feature_tables:
-        features = {name: COLUMNS[kind] for name, kind in table.features.items()}
-        layout = OnlineTable(f"{PROJECT}_{table.name}", dict.fromkeys(table.keys, "TEXT"), features)
-        values = ("text" if kind == pl.String else 5 for kind in table.features.values())
-        parts.append((layout, [(*(row[key] for key in table.keys), stamp, *values)]))
-    OnlineTables(home / "feast" / "online.db").write(parts)
-
-
-def make_home(folder: Path, filled: Path) -> Path:
-    """Return a home with features online, all of it the image's user's."""
-    shutil.copytree(filled / "feast", folder / "feast")
-    for path in (folder / "feast", *(folder / "feast").iterdir()):
-        path.chmod(0o777)
-    return folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,14 +69,6 @@ def mlflow(tmp_path: Path) -> Iterator[str]:
     only = [service for service in build_services(settings) if service.name == "mlflow"]
     with running_stack(settings, services=only):
         yield settings.mlflow_url
-
-
-def ask(url: str) -> dict[str, Any]:
-    """Return the answer to the flight."""
-    answer = httpx.post(f"{url}/predict", json=FLIGHT, timeout=30)
-    assert answer.status_code == 200, answer.text
-    body: dict[str, Any] = answer.json()
-    return body
 
 
 def await_champion(url: str, version: str) -> None:
