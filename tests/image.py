@@ -75,6 +75,11 @@ def build_image(tag: str, model: Path | None = None, version: str = "", *, fresh
     return tag
 
 
+def delete_image(tag: str) -> None:
+    """Delete an image."""
+    _run(["buildah", "rmi", tag])
+
+
 def read_config(image: str) -> dict[str, Any]:
     """Return what the image says of itself: User, Env, Entrypoint and so on."""
     told = json.loads(_run(["buildah", "inspect", "--type", "image", image]))
@@ -164,14 +169,8 @@ def _find_child(pid: int) -> int:
 
 
 def _run(command: list[str]) -> str:
-    environment = {
-        **os.environ,
-        "ENGINE": "buildah",
-        "BUILDAH_ISOLATION": "chroot",
-        "STORAGE_DRIVER": os.environ.get("STORAGE_DRIVER", "vfs"),
-        "PYTHON": sys.executable,
-    }
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    given = {"ENGINE": "buildah", "BUILDAH_ISOLATION": "chroot", "PYTHON": sys.executable}
+    done = subprocess.run(command, env={**os.environ, **given}, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr[-3000:]}")
     return done.stdout

@@ -3,7 +3,7 @@
 # Usage: infra/image/base.sh [NAME]; needs root, buildah and debootstrap. Does nothing if it is there.
 set -eu
 name=${1:-localhost/perennial-base:bookworm}
-export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot} STORAGE_DRIVER=${STORAGE_DRIVER:-vfs}
+export BUILDAH_ISOLATION=${BUILDAH_ISOLATION:-chroot}
 for tool in buildah debootstrap; do
     command -v "$tool" >/dev/null || { echo "$tool is needed; on Debian: apt-get install buildah debootstrap" >&2; exit 1; }
 done

@@ -65,9 +65,10 @@ chmod -R a+rX "$context"
 arguments=(--file "$project/infra/Containerfile" --tag "$tag" --build-arg "MODEL_VERSION=$version")
 arguments+=(--build-arg "REVISION=$(git -C "$project" rev-parse HEAD 2>/dev/null || true)")
 [ -z "$base" ] || arguments+=(--build-arg "BASE=$base")
-[ -z "$fresh" ] || arguments+=(--no-cache)
+cache=--layers
+[ -z "$fresh" ] || cache=--no-cache
 case "$engine" in
-    buildah) buildah bud --quiet --layers "${arguments[@]}" "$context" ;;
-    *) "$engine" build --quiet "${arguments[@]}" "$context" ;;
+    buildah) buildah bud --quiet "$cache" "${arguments[@]}" "$context" ;;
+    *) "$engine" build --quiet ${fresh:+"$cache"} "${arguments[@]}" "$context" ;;
 esac
 echo "built $tag"
