@@ -25,7 +25,8 @@ while [ $# -gt 0 ]; do
 done
 engine=${ENGINE:-}
 for one in docker podman buildah; do
-    [ -n "$engine" ] || ! command -v "$one" >/dev/null || engine=$one
+    # Docker's client is often there without an engine to talk to.
+    [ -n "$engine" ] || ! "$one" info >/dev/null 2>&1 || engine=$one
 done
 [ -n "$engine" ] || { echo "docker, podman or buildah is needed; on Debian: apt-get install buildah" >&2; exit 1; }
 [ -z "$model" ] || [ -f "$model/contract.json" ] || { echo "$model is not the folder of a model version" >&2; exit 1; }
