@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     balancer_port: int = Field(3100, ge=1, le=65535, description="The replicas take the ports after it.")
     balancer_stats_port: int = Field(3199, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
+    mlflow_server: str = Field("", description="URL of an MLflow server elsewhere; empty: the local stack's.")
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
     answer_seconds: float = Field(
         2.0, gt=0, le=60, description="How long store or model may take before a request goes on without."
@@ -39,8 +40,8 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_url(self) -> str:
-        """Where the MLflow server of the local stack answers."""
-        return f"http://{self.host}:{self.mlflow_port}"
+        """Where the MLflow server answers."""
+        return self.mlflow_server or f"http://{self.host}:{self.mlflow_port}"
 
     @property
     def prefect_url(self) -> str:

@@ -22,6 +22,8 @@ from services.package import Package, is_intact, load_package, write_manifest
 
 KEEP_LOADED = 4  # versions kept in memory: moving an alias back is instant
 
+REMEMBERED = "live.json"  # beside the versions: what served last
+
 log = logging.getLogger("perennial.models")
 
 
@@ -193,7 +195,7 @@ class LiveModels:
 
     def _recall(self) -> None:
         try:
-            known = json.loads((self._folder / "live.json").read_text())
+            known = json.loads((self._folder / REMEMBERED).read_text())
         except (OSError, ValueError):
             return
         self._last, self._before = known.get("champion"), known.get("before")
@@ -213,10 +215,10 @@ class LiveModels:
 
     def _remember(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        part = self._folder / f".live.json.{os.getpid()}"
+        part = self._folder / f".{REMEMBERED}.{os.getpid()}"
         known = {"champion": self._last, "before": self._before, "previous": self.serving.versions[1]}
         part.write_text(json.dumps(known))
-        part.replace(self._folder / "live.json")
+        part.replace(self._folder / REMEMBERED)
 
     def _note_trouble(self, trouble: str | None) -> None:
         if trouble and not self._trouble:
