@@ -8,6 +8,7 @@ given back, so that the others write meanwhile, and it is moved into the file be
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
@@ -30,7 +31,7 @@ from services.journal_statements import ROWS, insert_predictions, insert_rest, p
 
 BUSY_SECONDS = 5.0
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep of the disk after a burst
-PLAIN = tuple(Batch()[1:])  # a batch of predictions and nothing else
+TRIES = 50  # a millisecond apart, to get a turn for tidying: it may wait for a better moment
 SETTINGS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",  # sync() does what FULL would do in the middle of everybody's turn
@@ -73,7 +74,7 @@ class SqliteTables:
                 self._settle_doubt(connection)
             values = list(chain.from_iterable(chain.from_iterable(batch.predictions for batch in batches)))
             rows = len(values) // len(PREDICTION)
-            more = any(batch[1:] != PLAIN for batch in batches)
+            more = any(batch.dead_letters or batch.outcomes or batch.replayed for batch in batches)
             if 0 < rows <= ROWS and not more:
                 insert_predictions(connection, values)  # one statement: a transaction by itself
                 return [[] for _ in batches]
@@ -95,7 +96,7 @@ class SqliteTables:
         with self._telling(), closing(self._open_to("rw", 0.0)) as connection:
             # First most of it, beside the writers; then the rest, which is little, while they wait.
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            with _locked(self._lock_path):
+            with suppress(BlockingIOError), _locked(self._lock_path, TRIES):
                 connection.execute("PRAGMA wal_checkpoint(RESTART)")
 
     def close(self) -> None:
@@ -225,10 +226,17 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, tries: int = 0) -> Iterator[None]:
+    """Hold the lock; with `tries`, raise BlockingIOError if it is never free."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        for _ in range(tries - 1):
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.001)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if tries else 0))
         yield
     finally:
         os.close(descriptor)

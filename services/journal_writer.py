@@ -45,7 +45,7 @@ class Writer:
         self._waiting = 0  # rows
         self._busy_since: float | None = None
         self._group: list[Job] = []
-        self._pages = 0  # of the log, about, since it was tidied
+        self._pages = TIDY_PAGES  # of the log since it was tidied, about: a killed worker may have left some
         self._keep = threading.Event()
 
     def put(self, batch: Batch, done: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:

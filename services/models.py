@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from feature_repo.errors import ModelRefused, RegistryUnavailable
 from services.package import Package, hash_package, load_package
@@ -145,6 +147,8 @@ class Registry:
     @contextmanager
     def _reaching(self, subject: str) -> Iterator[None]:
         try:
+            if self._quick and "_client" not in vars(self):
+                _knock(self.url)
             yield
         except Exception as error:  # requests, urllib3, SQLAlchemy and MLflow each have their own
             raise RegistryUnavailable(
@@ -153,6 +157,13 @@ class Registry:
                 expected="an answer",
                 next_step="Look whether the MLflow server runs.",
             ) from error
+
+
+def _knock(url: str) -> None:
+    """Raise OSError if nobody listens: importing MLflow takes seconds of a worker that just started."""
+    told = urlsplit(url)
+    if told.hostname and told.port:
+        socket.create_connection((told.hostname, told.port), timeout=2).close()
 
 
 def _absent_as_none(ask: Callable[[], Any]) -> Any:

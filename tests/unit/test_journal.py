@@ -187,8 +187,8 @@ def test_one_bad_row_does_not_fail_the_others(journal):
 
 def test_a_disk_that_does_not_answer_is_said(journal, tmp_path, monkeypatch):
     """Whoever waits is told after a while, whoever comes at once; it works again when the disk does."""
-    monkeypatch.setattr(journal_writer, "STUCK_SECONDS", 0.2)
     journal.append([make_prediction("a")])
+    monkeypatch.setattr(journal_writer, "STUCK_SECONDS", 0.2)
     with (tmp_path / "journal" / "journal.db-lock").open("r+") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         waiting = [journal.submit([make_prediction(name)]) for name in ("b", "c")]
@@ -221,7 +221,7 @@ def test_more_than_the_disk_takes_is_refused_at_once(journal, tmp_path, monkeypa
 
 def test_the_log_starts_again_and_does_not_grow(journal, tmp_path):
     """What was written is moved into the file beside the writing."""
-    rows = [[make_prediction(f"{i:05}-{j}") for j in range(100)] for i in range(200)]
+    rows = [[make_prediction(f"{i:05}-{j}") for j in range(200)] for i in range(100)]
     for some in rows:
         journal.append(some)
     log, file = tmp_path / "journal" / "journal.db-wal", tmp_path / "journal" / "journal.db"
