@@ -85,7 +85,10 @@ def drive(port: int, pid: int, bodies: Path, requests: int) -> tuple[list[tuple[
     while client.poll() is None:
         looks.append((time.monotonic() - began, read_memory(pid)))
         time.sleep(EVERY)
-    told = json.loads(client.communicate()[0])
+    printed = client.communicate()[0]
+    if client.returncode:
+        raise RuntimeError(f"the load client ended with {client.returncode}; what it said is above")
+    told = json.loads(printed)
     lasted = max(looks[-1][0], 1e-9)
     return [(int(told["requests"] * at / lasted), mb) for at, mb in looks], told
 

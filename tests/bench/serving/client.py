@@ -82,11 +82,10 @@ def drive(
     """Send for so many seconds, or so many requests, and return the figures."""
     concurrency, tree, count = given.concurrency, given.tree, given.requests
     seconds = float("inf") if count else given.seconds
-    poller, connections = select.epoll(), {}
+    poller = select.epoll()
+    connections: dict[int, Connection] = {}
     for _ in range(concurrency):
-        connection = Connection(host, port)
-        connections[connection.socket.fileno()] = connection
-        poller.register(connection.socket, select.EPOLLIN)
+        open_connection(host, port, poller, connections)
     turn, counted, busy = 0, bool(count), 0.0
     began = time.perf_counter()
     for connection in connections.values():
@@ -105,13 +104,29 @@ def drive(
             break
         for number, _ in events:
             connection = connections[number]
-            answer = connection.read()
-            if answer is not None:
+            try:
+                answer = connection.read()
+            except OSError as error:
+                run.failed, run.first_failure = run.failed + 1, run.first_failure or repr(error)
+                poller.unregister(connection.socket)
+                connections.pop(number).socket.close()
+                connection = open_connection(host, port, poller, connections)
+                answer = b""
+            if answer:
                 run.note(answer, time.perf_counter() - connection.since)
+            if answer is not None:
                 connection.send(requests[turn % len(requests)])
                 turn += 1
     elapsed, busy = time.perf_counter() - began, read_cpu(tree) - busy
     return summarise(run, elapsed, busy)
+
+
+def open_connection(host: str, port: int, poller: Any, connections: dict[int, Connection]) -> Connection:
+    """Open a connection and watch it."""
+    connection = Connection(host, port)
+    connections[connection.socket.fileno()] = connection
+    poller.register(connection.socket, select.EPOLLIN)
+    return connection
 
 
 def summarise(run: Run, elapsed: float, busy: float) -> dict[str, Any]:
@@ -166,9 +181,7 @@ def main() -> None:
     given = parser.parse_args()
     requests = build_requests(given.bodies.read_bytes().splitlines(), given.path)
     run = Run(given.expected.encode())
-    print(
-        json.dumps(drive(given.host, given.port, requests, given.concurrency, given.seconds, run, given.tree))
-    )
+    print(json.dumps(drive(given.host, given.port, requests, given, run)))
 
 
 if __name__ == "__main__":

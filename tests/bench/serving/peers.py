@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -215,7 +216,7 @@ def _build_mlserver(material: Material, python: str, folder: Path, runtime: str)
 def _build_ray(python: str, folder: Path, files: Mapping[str, str]) -> Peer:
     port = find_free_port()
     # A short path: Ray's sockets lie below it, and a socket's path has at most 107 characters.
-    scratch = f"/tmp/ray-{os.getpid()}"
+    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     command = (python, str(ROOT / "tests/bench/serving/ray_app.py"), str(port), scratch)
     environment = {**files, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return Peer("ray", port, "/", command, environment, send_numbers, folder=folder)
