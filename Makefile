@@ -47,9 +47,10 @@ prove: $(STAMP) ## Prove one area on this machine: make prove AREA=...
 	echo "area '$(AREA)': no tests/prove/$(AREA).py; there are:" \
 		$$(ls tests/prove/*.py 2>/dev/null | sed 's|.*/\(.*\)\.py|\1|' | grep . || echo none yet) >&2; exit 1
 
-lock: $(STAMP) ## Resolve the dependencies anew and write both lock files
+lock: $(STAMP) ## Resolve the dependencies anew and write all lock files
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCKING) -o requirements.lock
 	printf 'packaging\nsetuptools>=77\nuv>=0.9\nwheel\n' | $(BIN)/uv pip compile - $(LOCKING) -o requirements-build.lock
+	infra/image/lock.sh
 
 LOCKING := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --no-header

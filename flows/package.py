@@ -15,8 +15,10 @@ from feature_repo.contract import Problem
 from feature_repo.fingerprint import describe_inputs
 from feature_repo.lake import content_hash
 from flows.training_set import TrainingSet, to_matrix
+from services.package import SCIKIT_LEARN
 
-SELF_TEST_ROWS = 20
+SELF_TEST_ROWS = 100
+COMPARED_ROWS = 20_000  # of those fitted, on which compiled trees must give what scikit-learn gives
 REFERENCE_ROWS = 20_000
 REQUIREMENTS = ["scikit-learn", "skops", "pandas"]
 
@@ -58,6 +60,7 @@ def write_package(
         "feature_service": problem.feature_service,
         "definitions": describe_inputs(problem),
         "features": [_describe(fitted, f.name, f.kind, f.source, importance) for f in problem.features],
+        "scoring": choose_scoring(estimator, fitted, problem),
         "base_rate": base_rate,
         "trained_until": fitted[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
         "metrics": dict(metrics),
@@ -70,9 +73,24 @@ def write_package(
         folder / "rule.json",
         {"by": problem.rule_by, "rates": _rates(fitted, problem), "base_rate": base_rate},
     )
-    _write(folder / "selftest.json", _self_test(holdout, problem))
+    _write(folder / "selftest.json", _self_test(estimator, holdout, problem))
     told = {f"perennial.{key}": value for key, value in origin.items()}
     reference.write_parquet(folder / "reference.parquet", metadata=told)
+
+
+def choose_scoring(estimator: Any, fitted: pl.DataFrame, problem: Problem) -> dict[str, Any]:
+    """Return what is to score: compiled trees if they give the same on the training sample."""
+    from services.compiled import compile_estimator
+    from services.package import TOLERANCE
+
+    compiled = compile_estimator(estimator, problem.feature_names)
+    if compiled is None:
+        return {"by": SCIKIT_LEARN}
+    sample = fitted.gather_every(max(1, -(-len(fitted) // COMPARED_ROWS)))
+    scores = compiled.score(sample.select(problem.feature_names).to_dicts())
+    worst = float(np.abs(estimator.predict_proba(to_matrix(sample, problem))[:, 1] - scores).max())
+    told = {"rows_compared": len(sample), "largest_difference": worst}
+    return {"by": compiled.family if worst <= TOLERANCE else SCIKIT_LEARN, **told}
 
 
 def _sample_reference(holdout: pl.DataFrame, problem: Problem) -> pl.DataFrame:
@@ -109,9 +127,22 @@ def _rate(rows: pl.DataFrame, problem: Problem) -> float:
     return float(rows[problem.target].cast(pl.Float64).mean())  # type: ignore[arg-type]
 
 
-def _self_test(holdout: pl.DataFrame, problem: Problem) -> dict[str, Any]:
+def _self_test(estimator: Any, holdout: pl.DataFrame, problem: Problem) -> dict[str, Any]:
+    """Return rows and their scores: newer ones, and such as the service may meet and training seldom saw."""
     rows = holdout.gather_every(max(1, len(holdout) // SELF_TEST_ROWS)).head(SELF_TEST_ROWS)
-    return {"rows": rows.select(problem.feature_names).to_dicts(), "scores": rows["score"].to_list()}
+    rows = rows.select(problem.feature_names)
+    few = rows.head(5)
+    numbers = [f.name for f in problem.features if f.kind == "number"]
+    odd = (
+        few.with_columns(pl.lit(None, few.schema[name]).alias(name) for name in problem.feature_names),
+        few.with_columns(pl.lit(None, few.schema[name]).alias(name) for name in numbers),
+        few.with_columns(pl.lit(-1e9, few.schema[name]).alias(name) for name in numbers),
+        few.with_columns(pl.lit(1e9, few.schema[name]).alias(name) for name in numbers),
+        few.with_columns(pl.lit("(never seen)").alias(name) for name in problem.categories),
+    )
+    asked = pl.concat([rows, *odd])
+    scores = estimator.predict_proba(to_matrix(asked, problem))[:, 1]
+    return {"rows": asked.to_dicts(), "scores": scores.tolist()}
 
 
 def _write(path: Path, content: Any) -> None:

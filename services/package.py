@@ -17,6 +17,7 @@ from services.ladder import Rule
 
 TOLERANCE = 1e-6  # how far a score may be from the one that training wrote down
 NEEDED = ("MLmodel", "model.skops", "contract.json", "rule.json", "selftest.json")
+SCIKIT_LEARN = "scikit-learn"
 MANIFEST = "manifest.json"  # written beside our own copy
 
 # Everything beyond plain data that a model file may name. A file with any other type is refused.
@@ -48,7 +49,7 @@ class Package:
     @property
     def scored_by(self) -> str:
         """What scores."""
-        return self.compiled.family if self.compiled else "scikit-learn"
+        return self.compiled.family if self.compiled else SCIKIT_LEARN
 
     def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Return the probability of each row of named inputs."""
@@ -98,6 +99,8 @@ def load_package(folder: Path, version: str = "") -> Package:
 
 def _speed_up(package: Package, folder: Path) -> tuple[Package, float]:
     """Return the package, compiled if that passes the self-test, and its largest difference there."""
+    if package.contract.get("scoring", {}).get("by") == SCIKIT_LEARN:  # as training found
+        return package, find_difference(package, folder)
     try:
         compiled = compile_estimator(package.estimator, package.inputs.names)
         fast = replace(package, compiled=compiled)
