@@ -5,6 +5,7 @@ PerennialError
 ├── SourceError          the source cannot be read, or lacks a column
 ├── BatchStopped         a batch broke a batch-level rule; nothing of it landed
 ├── RowRefused           a quarantined row may not be let in as asked
+├── OutOfOrder           data from before what has landed was asked for
 ├── LakeBusy             another writer holds the lake
 ├── DefinitionChanged    a feature that a live model takes is no longer what it was trained on
 ├── StoreUnavailable     the feature store cannot be read or written
@@ -52,6 +53,10 @@ class BatchStopped(PerennialError):
 
 class RowRefused(PerennialError):
     """A quarantined row may not be let in as asked."""
+
+
+class OutOfOrder(PerennialError):
+    """Data from before what has landed was asked for."""
 
 
 class LakeBusy(PerennialError):

@@ -110,7 +110,7 @@ class FeatureSkew:
 
 @dataclass(frozen=True, slots=True)
 class SkewVerdict:
-    """Every feature's count; `ok` if values were compared, none is wrong, and few that are there were withheld."""
+    """Every feature's count; `ok`: values were compared, none is wrong, and few were withheld needlessly."""
 
     features: tuple[FeatureSkew, ...]
     reasons: tuple[str, ...]
@@ -292,6 +292,4 @@ def _tell_starved(starved: Sequence[FeatureSkew]) -> list[str]:
     most = sorted(starved, key=lambda one: -one.lacking_share)[:NAMED]
     told = ", ".join(f"{one.name} {one.lacking_share:.0%}" for one in most)
     rest = f" and {len(starved) - NAMED} more" if len(starved) > NAMED else ""
-    return [
-        f"more than {MAX_LACKING:.0%} of a feature's values were withheld though the lake has them: {told}{rest}"
-    ]
+    return [f"more than {MAX_LACKING:.0%} of the values were withheld though the lake has them: {told}{rest}"]
