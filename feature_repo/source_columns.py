@@ -38,7 +38,7 @@ def find_request_fields(problem: Problem) -> dict[str, tuple[str, ...]]:
     given = {name: _make_value(problem, kind) for name, kind in fields.items()}
     plain = _try_request(problem, given)
     emptied = {name: _try_request(problem, {**given, name: None}) for name in fields}
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for name in (f.name for f in problem.features if f.source == REQUEST):
         if plain and name not in plain:
             found[name] = (name,)

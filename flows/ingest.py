@@ -66,8 +66,9 @@ def landed_until(project: Project, table: str | None = None) -> datetime:
 
 def _find_first(project: Project, known: pl.DataFrame) -> datetime | None:
     """Return from when data has landed, or None. A table that reaches ahead of time was asked for later."""
-    first = {t.name: landed_batches(known, t.name)[:1] for t in project.problem.raw}
-    return min((first[t.name][0].since + t.ahead for t in project.problem.raw if first[t.name]), default=None)
+    landed = known.filter(pl.col("status") == LANDED).group_by("table").agg(pl.col("since").min())
+    first = dict(landed.iter_rows())
+    return min((first[t.name] + t.ahead for t in project.problem.raw if t.name in first), default=None)
 
 
 def _refuse_earlier(project: Project, known: pl.DataFrame, period: Period) -> None:
