@@ -80,7 +80,7 @@ def _draw_table(found: Sequence["FeatureReport"], width: int) -> None:
     state = [f"fresh for {first.fresh_for}"] if first.table != "request" else [first.fresh_for]
     state += [f"{first.age_hours:.1f} h old"] if first.age_hours is not None else []
     state += [f"{first.cost_ms:.2f} ms a tick"] if first.cost_ms is not None else []
-    _say(f"\n{first.table} : {', '.join(state)}")
+    _say(f"\n{first.table}: {', '.join(state)}")
     reads = {
         raw: list(dict.fromkeys(column for one in found for column in one.columns.get(raw, ())))
         for raw in first.columns
@@ -92,6 +92,7 @@ def _draw_table(found: Sequence["FeatureReport"], width: int) -> None:
         drawn.add_column(title, no_wrap=number != 2, min_width=width if number == 0 else None)
     for one in found:
         taken = f"{', '.join(one.aliases) or 'no live model'} ({len(one.versions)})"
+        taken = "unknown" if one.unused is None else taken
         numbers = (_tell(one.importance, ".4f"), _tell(one.null_share, ".1%"), _tell(one.skew, ".2%"))
         drawn.add_row(one.name, one.type, taken, *numbers)
     console.print(drawn)

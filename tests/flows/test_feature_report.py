@@ -153,6 +153,7 @@ def test_the_command_tells_programs_and_people(tmp_path: Path) -> None:
     assert all(one["owner"] and one["meaning"] and one["columns"] for one in told)
     done = CliRunner().invoke(app, ["--table", "airport_weather"], obj=settings)
     assert "unused: unknown" in done.stdout
+    assert "no live model" not in done.stdout
     assert "models as last known here" in done.stdout
 
 
@@ -161,7 +162,7 @@ def test_every_name_is_whole_at_eighty_columns(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(features)
     done = CliRunner().invoke(app, [], obj=Settings(home=tmp_path, mlflow_port=1), env={"COLUMNS": "80"})
-    words = done.stdout.split()
+    words = [word.rstrip(":") for word in done.stdout.split()]
     assert {*PROBLEM.feature_names, *(table.name for table in PROBLEM.feature_tables)} <= {*words}
     assert "…" not in done.stdout
     assert len(done.stdout.splitlines()) < 120
