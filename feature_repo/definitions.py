@@ -15,6 +15,7 @@ from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 from feature_repo.contract import FeatureTable, Problem
 from feature_repo.fingerprint import REQUEST, describe_inputs, describe_table, fingerprint, fingerprint_all
 from feature_repo.problem import PROBLEM
+from feature_repo.request_inputs import list_functions
 
 TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String, pl.Boolean: Bool}
 
@@ -74,11 +75,14 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
         for name, kind in problem.request_fields.items()
     ]
     # Feast keeps a view's function as source text and runs that: the text may lean on imports only.
-    add = problem.add_request_features
+    functions = list_functions(problem.add_request_features)
+    imports = [f"    from {f.__module__} import {f.__qualname__} as add_{i}\n" for i, f in enumerate(functions)]
     source = (
         "def request(inputs):\n"
         "    import polars as pl\n"
-        f"    from {add.__module__} import {add.__qualname__} as add\n"
+        "    from feature_repo.request_inputs import SideBySide\n"
+        f"{''.join(imports)}"
+        f"    add = SideBySide(({', '.join(f'add_{i}' for i in range(len(functions)))},))\n"
         f"    asked = pl.from_pandas(inputs[{list(problem.request_fields)}])\n"
         f"    return add(asked).select({numbers}).to_pandas()\n"
     )

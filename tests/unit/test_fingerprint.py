@@ -1,7 +1,9 @@
 """A fingerprint changes with every edit that can change a value, and with no other."""
 
 import dataclasses
+import functools
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -21,6 +23,7 @@ from feature_repo.fingerprint import (
     fingerprint_all,
 )
 from feature_repo.problem import PROBLEM
+from feature_repo.request_inputs import SideBySide
 from tests import toy
 
 SOURCE = Path(transforms.__file__).read_text()
@@ -174,8 +177,13 @@ def test_what_changed_is_told_by_name(fingerprints_of: Edit) -> None:
 
 
 def add_more(requests: pl.DataFrame) -> pl.DataFrame:
-    """Add an input beside those that there are."""
-    return toy.add_request_features(requests).with_columns(hour_v2=pl.col("hour") / 24)
+    """Add an input beside those that there are, and try to change one."""
+    return requests.with_columns(hour_v2=pl.col("hour") / 24, hour=pl.lit(0.0))
+
+
+def add_other(requests: pl.DataFrame) -> pl.DataFrame:
+    """Add another input."""
+    return requests.with_columns(dear=pl.col("amount") > 100)
 
 
 def add_otherwise(requests: pl.DataFrame) -> pl.DataFrame:
@@ -183,15 +191,61 @@ def add_otherwise(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.with_columns(hour=pl.col("ordered_at").dt.hour() + 1.0)
 
 
-def test_request_inputs_may_be_added_but_not_changed() -> None:
-    """A function that calls the old one keeps what an older model takes; another one does not."""
-    before = describe_problem(toy.TOY)
-    more, other = (
-        describe_problem(dataclasses.replace(toy.TOY, add_request_features=f))
-        for f in (add_more, add_otherwise)
+def add_over(requests: pl.DataFrame) -> pl.DataFrame:
+    """Call the old function and change what it made."""
+    return toy.add_request_features(requests).with_columns(hour=pl.col("hour") + 1)
+
+
+OLD = toy.add_request_features
+DISGUISED = functools.wraps(OLD)(lambda requests: add_over(requests))
+
+
+def describe_request(add: Callable[[pl.DataFrame], pl.DataFrame]) -> dict:
+    return {"request": describe_problem(dataclasses.replace(toy.TOY, add_request_features=add))["request"]}
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        add_otherwise,
+        add_over,
+        functools.partial(add_over),
+        functools.partial(OLD),
+        DISGUISED,
+        SideBySide((add_over,)),
+        SideBySide((add_more, OLD)),
+    ],
+)
+def test_a_request_input_may_not_be_changed(add: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    """Another function is refused, one around the old one too, and one that comes before it."""
+    before = describe_request(OLD)
+    assert [change.table for change in find_changes(before, describe_request(add))] == ["request"]
+    beside = describe_request(SideBySide((OLD, add_more)))
+    assert [change.table for change in find_changes(beside, describe_request(add))] == ["request"]
+
+
+def test_request_inputs_may_be_added_beside() -> None:
+    """Functions side by side keep what older models take, and stay as they are once a model takes them."""
+    first, second, third = (
+        describe_request(SideBySide(functions))
+        for functions in ((OLD,), (OLD, add_more), (OLD, add_more, add_other))
     )
-    assert find_changes(before, more) == []
-    assert [change.table for change in find_changes(before, other)] == ["request"]
+    assert first == describe_request(OLD)
+    assert find_changes(first, second) == find_changes(second, third) == find_changes(first, third) == []
+    assert find_changes(first, json.loads(json.dumps(third))) == []
+    other = describe_request(SideBySide((OLD, add_other, add_more)))
+    assert find_changes(second, other)
+    assert find_changes(second, first)
+
+
+def test_functions_side_by_side_leave_the_older_inputs_alone() -> None:
+    """A later function's columns of an old name do not count; its new ones stand beside them."""
+    asked = pl.DataFrame({"ordered_at": [toy.START.replace(hour=12), None], "amount": [1.5, 200.0]})
+    asked = asked.with_columns(pl.col("ordered_at").cast(toy.INSTANT))
+    made = SideBySide((OLD, add_more, add_other))(asked)
+    assert made.select(OLD(asked).columns).equals(OLD(asked))
+    assert made["hour_v2"].to_list() == [0.5, None]
+    assert made["dear"].to_list() == [False, True]
 
 
 def test_a_lambda_and_a_closure_are_told_by_their_content() -> None:
