@@ -76,7 +76,9 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
     ]
     # Feast keeps a view's function as source text and runs that: the text may lean on imports only.
     functions = list_functions(problem.add_request_features)
-    imports = [f"    from {f.__module__} import {f.__qualname__} as add_{i}\n" for i, f in enumerate(functions)]
+    imports = [
+        f"    from {f.__module__} import {f.__qualname__} as add_{i}\n" for i, f in enumerate(functions)
+    ]
     source = (
         "def request(inputs):\n"
         "    import polars as pl\n"

@@ -15,6 +15,7 @@ import pytest
 
 from feature_repo import transforms
 from feature_repo.code_text import read_code
+from feature_repo.errors import DefinitionChanged
 from feature_repo.fingerprint import (
     describe_problem,
     describe_table,
@@ -31,8 +32,8 @@ Edit = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def fingerprints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
-    """Return what the bundled problem's fingerprints would be with another text of its functions."""
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Return what makes a text a module of its own."""
     loaded = []
 
     def load(text: str) -> ModuleType:
@@ -45,6 +46,13 @@ def fingerprints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
         spec.loader.exec_module(module)
         loaded.append(module)
         return module
+
+    return load
+
+
+@pytest.fixture
+def fingerprints_of(load: Callable[[str], ModuleType]) -> Edit:
+    """Return what the bundled problem's fingerprints would be with another text of its functions."""
 
     def fingerprints(old: str = "", new: str = "", text: str = SOURCE) -> dict[str, str]:
         assert old in text
@@ -197,7 +205,7 @@ def add_over(requests: pl.DataFrame) -> pl.DataFrame:
 
 
 OLD = toy.add_request_features
-DISGUISED = functools.wraps(OLD)(lambda requests: add_over(requests))
+DISGUISED = functools.wraps(OLD)(functools.partial(add_over).func)
 
 
 def describe_request(add: Callable[[pl.DataFrame], pl.DataFrame]) -> dict:
@@ -256,3 +264,142 @@ def test_a_lambda_and_a_closure_are_told_by_their_content() -> None:
 
     assert read_code(make(1)) == read_code(make(1))
     assert read_code(make(1)) != read_code(make(2))
+
+
+CODE = """
+import functools
+import numpy as np
+import pandas as pd
+import polars as pl
+
+CAP = 3
+LIMIT = 4
+ARRAY = np.arange(5_000)
+NAMED = np.array([(1, 2.0)], dtype=[("a", "i8"), ("b", "f8")])
+FRAME = pl.DataFrame({"a": [1]}, schema={"a": pl.Int64})
+COLUMN = pl.Series("a", ["x"])
+PANDAS = pd.DataFrame({"a": range(2_000)}, index=range(2_000))
+INDEX = pd.Series(range(1_001))
+KINDS = pd.Series(pd.Categorical(["x"], categories=["x", "y"]))
+LITERAL = pl.lit(pl.Series([1, 2, 3]))
+LISTED = pl.col("a").is_in([1, 2, 3, 4, 5])
+
+
+def keeps(raw, ticks, CAP=CAP):
+    return CAP
+
+
+def keeps_by_name(raw, ticks, *, CAP=(CAP, 1)):
+    return CAP
+
+
+def make(limit):
+    def inner(raw, ticks, limit=limit):
+        return limit
+    return inner
+
+
+closed = make(7)
+
+
+def shadows(raw, ticks):
+    return [CAP for CAP in range(CAP)]
+
+
+def takes(name):
+    def around(function):
+        return lambda raw, ticks: function(raw, ticks)[name]
+    return around
+
+
+@takes(LIMIT)
+def decorated(raw, ticks, LIMIT=1):
+    return LIMIT
+
+
+@functools.singledispatch
+def dispatched(raw, ticks=None):
+    return 1
+
+
+@dispatched.register(int)
+def _(raw, ticks=None):
+    return 2
+
+
+def uses_array(raw, ticks):
+    return ARRAY, NAMED
+
+
+def uses_frames(raw, ticks):
+    return FRAME, COLUMN, PANDAS, INDEX, KINDS
+
+
+def uses_expressions(raw, ticks):
+    return LITERAL, LISTED
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("keeps", "CAP = 3", "CAP = 4"),
+        ("keeps_by_name", "CAP = 3", "CAP = 4"),
+        ("closed", "make(7)", "make(8)"),
+        ("shadows", "CAP = 3", "CAP = 4"),
+        ("decorated", "LIMIT = 4", "LIMIT = 5"),
+        ("decorated", "function(raw, ticks)[name]", "function(raw, ticks)[name] + 1"),
+        ("decorated", "LIMIT=1", "LIMIT=2"),
+        ("dispatched", "return 2", "return 3"),
+        ("dispatched", "return 1", "return 3"),
+        ("uses_array", "np.arange(5_000)", "np.where(np.arange(5_000) == 2_500, 0, np.arange(5_000))"),
+        ("uses_array", "np.arange(5_000)", "np.arange(5_000).astype(float)"),
+        ("uses_array", "np.arange(5_000)", "np.arange(5_000).reshape(2, -1)"),
+        ("uses_array", '("b", "f8")', '("c", "f8")'),
+        ("uses_frames", '{"a": pl.Int64}', '{"a": pl.Int32}'),
+        ("uses_frames", '"a", ["x"]', '"b", ["x"]'),
+        ("uses_frames", "index=range(2_000)", "index=range(1, 2_001)"),
+        ("uses_frames", '{"a": range(2_000)}', '{"a": [0, 7, *range(2, 2_000)]}'),
+        ("uses_frames", "range(1_001)", "[0, *range(2, 1_001), 1]"),
+        ("uses_frames", '["x", "y"]', '["y", "x"]'),
+        ("uses_expressions", "Series([1, 2, 3])", "Series([1, 2, 4])"),
+        ("uses_expressions", "[1, 2, 3, 4, 5]", "[1, 2, 9, 4, 5]"),
+    ],
+)
+def test_values_around_a_function_count(
+    load: Callable[[str], ModuleType], name: str, old: str, new: str
+) -> None:
+    """Defaults, decorators, registrations and constants of any size are read by their content."""
+    assert old in CODE
+    before, same, edited = (getattr(load(text), name) for text in (CODE, CODE, CODE.replace(old, new)))
+    assert read_code(before) == read_code(same)
+    assert read_code(before) != read_code(edited)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "globals()['CAP']",
+        "eval('CAP')",
+        "open('caps.txt').read()",
+        "Path('caps.txt').read_text()",
+        "pl.read_csv('caps.csv')",
+        "pl.scan_parquet('caps.parquet')",
+        "np.load('caps.npy')",
+        "os.environ['CAP']",
+        "os.getenv('CAP')",
+        "importlib.import_module('caps').CAP",
+        "raw.select(MAPPED)",
+        "LAZY.collect()",
+    ],
+)
+def test_what_a_fingerprint_cannot_see_is_refused(load: Callable[[str], ModuleType], body: str) -> None:
+    """A file, the environment, names by text and Python inside an expression have no content to tell."""
+    heads = (
+        "import importlib, os\nfrom pathlib import Path\nimport numpy as np\nimport polars as pl\nCAP = 3\n"
+    )
+    heads += "MAPPED = pl.col('a').map_elements(lambda x: len(str(x)), return_dtype=pl.Int64)\n"
+    heads += "LAZY = pl.LazyFrame({'a': [1]})\n"
+    module = load(f"{heads}\n\ndef compute(raw, ticks):\n    return {body}\n")
+    with pytest.raises(DefinitionChanged, match="fingerprint of"):
+        read_code(module.compute)
