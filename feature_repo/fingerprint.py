@@ -31,7 +31,7 @@ class Change:
 def describe_problem(problem: Problem) -> dict[str, Definition]:
     """Return the definitions of all that the problem states: each feature table, and the request's part."""
     told: dict[str, Definition] = {table.name: describe_table(table) for table in problem.feature_tables}
-    return {**told, REQUEST: _describe_request(problem)}
+    return {**told, REQUEST: describe_request(problem)}
 
 
 def describe_inputs(problem: Problem) -> dict[str, Definition]:
@@ -76,7 +76,8 @@ def find_changes(before: Mapping[str, Definition], now: Mapping[str, Definition]
     return changes
 
 
-def _describe_request(problem: Problem) -> Definition:
+def describe_request(problem: Problem) -> Definition:
+    """Return all that can change an input that is made from a request, as plain JSON."""
     first, *added = list_functions(problem.add_request_features)
     compute, code = read_code(first)
     fields = {name: str(kind) for name, kind in problem.request_fields.items()}
