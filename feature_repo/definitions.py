@@ -6,7 +6,7 @@
 from typing import Any
 
 import polars as pl
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.transformation.pandas_transformation import PandasTransformation
@@ -14,6 +14,7 @@ from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.contract import FeatureTable, Problem
 from feature_repo.fingerprint import REQUEST, describe_inputs, describe_table, fingerprint, fingerprint_all
+from feature_repo.offline_store import LakeSource
 from feature_repo.problem import PROBLEM
 from feature_repo.request_inputs import list_functions
 
@@ -40,8 +41,7 @@ def build_objects(problem: Problem) -> dict[str, Any]:
 
 
 def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView:
-    # The path is the table's name: the offline store knows where the lake is.
-    source = FileSource(
+    source = LakeSource(
         name=table.name, path=table.name, timestamp_field="event_timestamp", file_format=DeltaFormat()
     )
     keys = [Field(name=key, dtype=String) for key in table.keys]

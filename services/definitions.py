@@ -1,4 +1,4 @@
-"""Whether the inputs of a request are computed as a model was trained on them; tables are guarded elsewhere."""
+"""Whether the inputs of a request are made as a model was trained on them; tables are guarded elsewhere."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
