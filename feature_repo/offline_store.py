@@ -37,7 +37,7 @@ class LakeOfflineStoreConfig(FeastConfigBaseModel):
     versions: dict[str, int] = Field(default_factory=dict)
 
 
-class LakeSource(FileSource):  # type: ignore[misc]
+class LakeSource(FileSource):
     """A table of the lake, by its name: only the offline store knows where the lake is."""
 
     def validate(self, config: RepoConfig) -> None:
