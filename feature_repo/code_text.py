@@ -5,6 +5,7 @@ function, class and constant of the project that it names, wherever that stands.
 """
 
 import ast
+import dis
 import hashlib
 import importlib
 import inspect
@@ -17,12 +18,12 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import lru_cache, partial
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import polars as pl
 
-from feature_repo.errors import DefinitionChanged
+from feature_repo.code_data import is_array, refuse, refuse_hidden, tell_data
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -75,13 +76,23 @@ class _Reader:
             return f"{self.tell(value.func)}({', '.join(given)})"
         if isinstance(value, MethodType):
             return f"{self.tell(value.__func__)} of {self.tell(value.__self__)}"
-        if hasattr(value, "__wrapped__"):  # what wraps it stands as a decorator in its source
-            return self.tell(inspect.unwrap(value))
+        if hasattr(value, "__wrapped__"):
+            return self._tell_wrapped(value)
         if isinstance(value, FunctionType | type):
             return self._tell_code(value)
         if isinstance(value, BuiltinFunctionType):
             return f"{value.__module__}.{value.__qualname__}"
         return self._tell_object(value)
+
+    def _tell_wrapped(self, value: Any) -> str:
+        inner = self.tell(value.__wrapped__)
+        if hasattr(value, "registry") and hasattr(value, "dispatch"):  # functools.singledispatch
+            return f"{inner} by type {self.tell(value.registry)}"
+        if not isinstance(value, FunctionType):  # functools.lru_cache: computes the same
+            return inner
+        outer = value.__code__
+        ours = _is_ours_file(outer.co_filename)
+        return f"{self._tell_code(value) if ours else outer.co_qualname}({inner})"
 
     def _tell_object(self, value: Any) -> str:
         told: Any = None
@@ -89,22 +100,17 @@ class _Reader:
             told = (value.name, value.value)
         elif isinstance(value, re.Pattern):
             told = (value.pattern, value.flags)
-        elif isinstance(value, pl.DataFrame | pl.Series):
-            told = value.to_arrow().to_pylist()
+        elif isinstance(value, pl.DataFrame | pl.Series | pl.Expr) or is_array(value):
+            told = tell_data(value)
         elif is_dataclass(value):
             told = {field.name: getattr(value, field.name) for field in fields(value)}
         elif _is_ours(type(value)):
             told = vars(value)
         if told is not None:
             return f"{self.tell(type(value))} {self.tell(told)}"
-        text = str(value) if isinstance(value, pl.Expr) else repr(value)
-        if " at 0x" in text:
-            raise DefinitionChanged(
-                f"fingerprint of a {type(value).__qualname__}",
-                got=text,
-                expected="a value that can be told by its content",
-                next_step="Make it inside the function, or pass it plain values.",
-            )
+        text = repr(value)
+        if " at 0x" in text or "..." in text:
+            raise refuse(f"a {type(value).__qualname__}", text)
         return text
 
     def _tell_code(self, value: FunctionType | type) -> str:
@@ -117,17 +123,28 @@ class _Reader:
         self._kept.append(value)
         node = _find_node(value)
         # A class is read under the names of its module; a function also knows those around it.
-        scope = dict(
-            vars(importlib.import_module(value.__module__)) if isinstance(value, type) else _see(value)
-        )
-        own = () if isinstance(value, type) else value.__code__.co_varnames
+        scope = _see(value) if isinstance(value, FunctionType) else dict(vars(sys.modules[value.__module__]))
+        own = () if isinstance(value, type) else _list_own(value.__code__)
         self._read_names(node, {k: v for k, v in scope.items() if k not in own}, str(scope["__name__"]))
+        if isinstance(value, FunctionType):
+            self._read_head(value, node, scope)
         self.found[name] = hash_text(_dump(node, top=True))
         return name
+
+    def _read_head(self, value: FunctionType, node: ast.AST, scope: Scope) -> None:
+        """Take in what stands outside a function's own names: its decorators, and its defaults by value."""
+        for decorator in getattr(node, "decorator_list", ()):
+            self._read_names(decorator, scope, str(scope["__name__"]))
+        for name, parameter in inspect.signature(value, follow_wrapped=False).parameters.items():
+            default = parameter.default
+            # A plain one stands in the source, unless it came from elsewhere.
+            if default is not inspect.Parameter.empty and not _is_written(node, name):
+                self._take(name, default)
 
     def _read_names(self, node: ast.AST, scope: Scope, module: str) -> None:
         """Take in all that the code names of the project, and the constants that it uses."""
         for part in _walk(node):
+            refuse_hidden(part, scope)
             if isinstance(part, ast.Name) and part.id in scope:
                 self._take(part.id, scope[part.id])
             elif isinstance(part, ast.Attribute):
@@ -157,12 +174,31 @@ class _Reader:
         return next(n for n in (name, *(f"{name}#{i}" for i in range(2, 1_000))) if n not in taken)
 
 
-def _see(value: FunctionType | type) -> dict[str, Any]:
-    """Return the names that a function or class sees from around it."""
-    if isinstance(value, type):
-        return dict(vars(importlib.import_module(value.__module__)))
-    around = {**value.__globals__, **inspect.getclosurevars(value).nonlocals}
-    return {name: one for name, one in around.items() if name not in value.__code__.co_varnames}
+def _see(value: FunctionType) -> dict[str, Any]:
+    """Return the names that a function sees from around it."""
+    return {**value.__globals__, **inspect.getclosurevars(value).nonlocals}
+
+
+def _list_own(code: CodeType) -> set[str]:
+    """Return a function's own names; one that a comprehension or an inner function shares is not."""
+    return set(code.co_varnames) - _list_global(code)
+
+
+def _list_global(code: CodeType) -> set[str]:
+    inner = [part for part in code.co_consts if isinstance(part, CodeType)]
+    named = {one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL"}
+    return named.union(*map(_list_global, inner))
+
+
+def _is_written(node: ast.AST, name: str) -> bool:
+    """Tell whether a parameter's default is written out in the source, as a plain value."""
+    given = getattr(node, "args", None)
+    if not isinstance(given, ast.arguments):
+        return False
+    placed = [*given.posonlyargs, *given.args]
+    pairs = [*zip(reversed(placed), reversed(given.defaults), strict=False)]
+    pairs += [(arg, one) for arg, one in zip(given.kwonlyargs, given.kw_defaults, strict=True) if one]
+    return any(arg.arg == name and isinstance(default, ast.Constant) for arg, default in pairs)
 
 
 def _resolve(node: ast.AST, scope: Scope) -> Any:
@@ -183,6 +219,10 @@ def _is_ours(value: Any) -> bool:
     file = code.co_filename if code else getattr(module or sys.modules.get(name), "__file__", None)
     if not file or not Path(file).is_file():
         return False
+    return _is_ours_file(file)
+
+
+def _is_ours_file(file: str) -> bool:
     path = Path(file).resolve()
     libraries = {"site-packages", "dist-packages"} & set(path.parts)
     return not libraries and not path.is_relative_to(Path(sysconfig.get_paths()["stdlib"]).resolve())

@@ -6,7 +6,7 @@
 from typing import Any
 
 import polars as pl
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast import Entity, FeatureService, FeatureView, Field, RequestSource, ValueType
 from feast.data_format import DeltaFormat
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.transformation.pandas_transformation import PandasTransformation
@@ -14,7 +14,9 @@ from feast.types import Bool, Float64, Int64, String, UnixTimestamp
 
 from feature_repo.contract import FeatureTable, Problem
 from feature_repo.fingerprint import REQUEST, describe_inputs, describe_table, fingerprint, fingerprint_all
+from feature_repo.offline_store import LakeSource
 from feature_repo.problem import PROBLEM
+from feature_repo.request_inputs import list_functions
 
 TYPES: dict[Any, Any] = {pl.Float64: Float64, pl.Int64: Int64, pl.String: String, pl.Boolean: Bool}
 
@@ -39,8 +41,7 @@ def build_objects(problem: Problem) -> dict[str, Any]:
 
 
 def _build_view(table: FeatureTable, entities: dict[str, Entity]) -> FeatureView:
-    # The path is the table's name: the offline store knows where the lake is.
-    source = FileSource(
+    source = LakeSource(
         name=table.name, path=table.name, timestamp_field="event_timestamp", file_format=DeltaFormat()
     )
     keys = [Field(name=key, dtype=String) for key in table.keys]
@@ -74,11 +75,16 @@ def _build_request_view(problem: Problem) -> OnDemandFeatureView:
         for name, kind in problem.request_fields.items()
     ]
     # Feast keeps a view's function as source text and runs that: the text may lean on imports only.
-    add = problem.add_request_features
+    functions = list_functions(problem.add_request_features)
+    imports = [
+        f"    from {f.__module__} import {f.__qualname__} as add_{i}\n" for i, f in enumerate(functions)
+    ]
     source = (
         "def request(inputs):\n"
         "    import polars as pl\n"
-        f"    from {add.__module__} import {add.__qualname__} as add\n"
+        "    from feature_repo.request_inputs import SideBySide\n"
+        f"{''.join(imports)}"
+        f"    add = SideBySide(({', '.join(f'add_{i}' for i in range(len(functions)))},))\n"
         f"    asked = pl.from_pandas(inputs[{list(problem.request_fields)}])\n"
         f"    return add(asked).select({numbers}).to_pandas()\n"
     )

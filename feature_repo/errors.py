@@ -6,6 +6,7 @@ PerennialError
 ├── BatchStopped         a batch broke a batch-level rule; nothing of it landed
 ├── RowRefused           a quarantined row may not be let in as asked
 ├── LetterRefused        a dead letter is not there
+├── OutOfOrder           data from before what has landed was asked for
 ├── LakeBusy             another writer holds the lake
 ├── DefinitionChanged    a feature that a live model takes is no longer what it was trained on
 ├── StoreUnavailable     the feature store cannot be read or written
@@ -57,6 +58,10 @@ class RowRefused(PerennialError):
 
 class LetterRefused(PerennialError):
     """A dead letter is not there."""
+
+
+class OutOfOrder(PerennialError):
+    """Data from before what has landed was asked for."""
 
 
 class LakeBusy(PerennialError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from feature_repo.code_text import hash_text, read_code
 from feature_repo.contract import FeatureTable, Problem
+from feature_repo.request_inputs import list_functions
 
 REQUEST = "request"
 Definition = Mapping[str, Any]
@@ -30,7 +31,7 @@ class Change:
 def describe_problem(problem: Problem) -> dict[str, Definition]:
     """Return the definitions of all that the problem states: each feature table, and the request's part."""
     told: dict[str, Definition] = {table.name: describe_table(table) for table in problem.feature_tables}
-    return {**told, REQUEST: _describe_request(problem)}
+    return {**told, REQUEST: describe_request(problem)}
 
 
 def describe_inputs(problem: Problem) -> dict[str, Definition]:
@@ -75,20 +76,35 @@ def find_changes(before: Mapping[str, Definition], now: Mapping[str, Definition]
     return changes
 
 
-def _describe_request(problem: Problem) -> Definition:
-    compute, code = read_code(problem.add_request_features)
+def describe_request(problem: Problem) -> Definition:
+    """Return all that can change an input that is made from a request, as plain JSON."""
+    first, *added = list_functions(problem.add_request_features)
+    compute, code = read_code(first)
     fields = {name: str(kind) for name, kind in problem.request_fields.items()}
     names = [f.name for f in problem.features if f.source == REQUEST]
-    return {"fields": fields, "features": names, "compute": compute, "code": code}
+    told = {"fields": fields, "features": names, "compute": compute, "code": code}
+    if not added:
+        return told
+    read = map(read_code, added)
+    # By its place as well: what comes first has the name.
+    beside = {f"{place}: {name}": fingerprint(own) for place, (name, own) in enumerate(read, start=2)}
+    return {**told, "added": beside}
 
 
 def _compare(name: str, before: Definition, now: Definition) -> str:
     if name == REQUEST:
-        # A function that calls the old one and adds inputs under new names leaves the old ones as they were.
-        before = {part: before.get(part, {}) for part in ("fields", "code")}
-        now = {part: {k: now[part].get(k) for k in kept} for part, kept in before.items()}
+        before, now = _drop_additions(before, now)
     parts = [_tell(part, before.get(part), now.get(part)) for part in {**before, **now}]
     return "; ".join(part for part in parts if part)
+
+
+def _drop_additions(before: Definition, now: Definition) -> tuple[Definition, Definition]:
+    """Return both without what is only new: functions beside the old ones change no input of theirs."""
+    old = {"added": {}, **{part: told for part, told in before.items() if part != "features"}}
+    new = {"added": {}, **{part: told for part, told in now.items() if part in old}}
+    for part in ("fields", "added"):
+        new[part] = {name: new[part].get(name) for name in old.get(part, {})}
+    return old, new
 
 
 def _tell(part: str, before: Any, now: Any) -> str:

@@ -13,11 +13,14 @@ from typing import Any
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+from feast import FileSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import Field
+
+from feature_repo.errors import StoreUnavailable
 
 INSTANT = pl.Datetime("us", "UTC")
 PART = 1_000_000  # rows joined at a time
@@ -32,6 +35,13 @@ class LakeOfflineStoreConfig(FeastConfigBaseModel):
     type: str = "feature_repo.offline_store.LakeOfflineStore"
     lake: str
     versions: dict[str, int] = Field(default_factory=dict)
+
+
+class LakeSource(FileSource):
+    """A table of the lake, by its name: only the offline store knows where the lake is."""
+
+    def validate(self, config: RepoConfig) -> None:
+        """Look for no file: the name is no path, and the table comes with the first run."""
 
 
 class LakeJob(RetrievalJob):
@@ -94,7 +104,7 @@ class LakeOfflineStore(OfflineStore):
         **_: Any,
     ) -> RetrievalJob:
         """Join each view's newest row at or before each entity row's `event_timestamp`."""
-        frame = entity_df if isinstance(entity_df, pl.DataFrame) else pl.from_pandas(entity_df)
+        frame = _read_entities(entity_df)
         frame = frame.with_columns(pl.col("event_timestamp").cast(INSTANT))
 
         def plan() -> pl.DataFrame:
@@ -150,6 +160,18 @@ class LakeOfflineStore(OfflineStore):
         return LakeJob(plan, [], full_feature_names=False)
 
 
+def _read_entities(given: Any) -> pl.DataFrame:
+    if not isinstance(given, pl.DataFrame | pd.DataFrame) or "event_timestamp" not in given.columns:
+        frame = isinstance(given, pl.DataFrame | pd.DataFrame)
+        raise StoreUnavailable(
+            "historical features",
+            got=f"columns {', '.join(map(str, given.columns))}" if frame else f"entity_df={given!r}",
+            expected="a frame of pandas or Polars with the keys and event_timestamp",
+            next_step="Read the entities into a frame first: this store runs no SQL and lists no entities.",
+        )
+    return given if isinstance(given, pl.DataFrame) else pl.from_pandas(given)
+
+
 @dataclass(frozen=True)
 class _View:
     """A view's rows, sorted by time, with columns named as the result has them."""
@@ -160,10 +182,14 @@ class _View:
 
 
 def _read_view(view: FeatureView, refs: list[str], config: RepoConfig, full: bool, until: Any) -> _View:
-    keys = list(view.projection.join_key_map.values()) or [field.name for field in view.entity_columns]
-    names = [ref.split(":")[1] for ref in refs if ref.split(":")[0] == view.name]
-    columns = (pl.col(name).alias(f"{view.name}__{name}" if full else name) for name in names)
-    scan = _scan(config, view.batch_source, None, until).select(*keys, "event_timestamp", *columns)
+    # A view may be asked under another name, and its keys as other columns: origin as from_airport.
+    shown, renamed = view.projection.name_to_use(), view.projection.join_key_map
+    asked = {field.name: renamed.get(field.name, field.name) for field in view.entity_columns}
+    names = [ref.split(":")[1] for ref in refs if ref.split(":")[0] == shown]
+    keyed = (pl.col(key).alias(name) for key, name in asked.items())
+    columns = (pl.col(name).alias(f"{shown}__{name}" if full else name) for name in names)
+    scan = _scan(config, view.batch_source, None, until).select(*keyed, "event_timestamp", *columns)
+    keys = list(asked.values())
     return _View(keys, view.ttl, scan.collect().sort("event_timestamp"))
 
 

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,7 +41,8 @@ class OnlineTable:
 class VectorQuery:
     """Reads the row of one key in each of some tables at once, given values of `keys` in their order."""
 
-    def __init__(self, tables: Sequence[OnlineTable]) -> None:
+    def __init__(self, tables: Sequence[OnlineTable], absent: AbstractSet[str] = frozenset()) -> None:
+        self._tables = tables
         self.keys = tuple(key for table in tables for key in table.keys)
         self._parts: list[tuple[str, slice | None, int]] = []  # statement, its keys (None: all), its tables
         start = 0
@@ -48,8 +50,14 @@ class VectorQuery:
             part = tables[first : first + JOINED]
             end = start + sum(len(table.keys) for table in part)
             given = None if len(part) == len(tables) else slice(start, end)
-            self._parts.append((vector_sql(part), given, len(part)))
+            self._parts.append((vector_sql(part, absent), given, len(part)))
             start = end
+
+    def without_absent(self, connection: sqlite3.Connection) -> "VectorQuery | None":
+        """Return the query that finds nothing in tables that are not there; None if that does not help."""
+        absent = {table.name for table in self._tables if not read_layout(connection, table.name)}
+        some = 0 < len(absent) < len(self._tables)
+        return VectorQuery(self._tables, absent) if some else None
 
     def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Vector:
         """Return each table's stamp, and all tables' features; None where there is no row of that key."""
@@ -104,9 +112,18 @@ class OnlineTables:
             )
 
     def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Vector]:
-        """Return what a query reads for each row of keys."""
-        connection = self.connect()
-        return [query.run(connection, row) for row in keys]
+        """Return what a query reads for each row of keys.
+
+        A table that is not there yet, as of a version that no run has made, has no row.
+        """
+        connection, asked = self.connect(), list(keys)
+        try:
+            return [query.run(connection, row) for row in asked]
+        except sqlite3.OperationalError:
+            rest = query.without_absent(connection)
+            if rest is None:
+                raise
+            return [rest.run(connection, row) for row in asked]
 
     def list_empty(self, names: Sequence[str]) -> list[str]:
         """Return which of the tables have no row."""
@@ -195,15 +212,20 @@ def upsert_sql(table: OnlineTable, over: datetime | None) -> str:
     return f"{into} {update} WHERE (excluded.{STAMP} >= {held}{replaced}) AND ({there}) IS NOT ({new})"
 
 
-def vector_sql(tables: Sequence[OnlineTable]) -> str:
+def vector_sql(tables: Sequence[OnlineTable], absent: AbstractSet[str] = frozenset()) -> str:
     """Return the statement that reads one key's row in each table as one row: stamps, then features."""
     names = [f"t{i}.{STAMP}" for i in range(len(tables))]
     names += [f"t{i}.{quote(name)}" for i, table in enumerate(tables) for name in table.features]
     joins = " ".join(
-        f"LEFT JOIN {quote(table.name)} t{i} ON " + " AND ".join(f"t{i}.{quote(k)} = ?" for k in table.keys)
+        f"LEFT JOIN {_empty_sql(table) if table.name in absent else quote(table.name)} t{i} ON "
+        + " AND ".join(f"t{i}.{quote(k)} = ?" for k in table.keys)
         for i, table in enumerate(tables)
     )
     return f"SELECT {', '.join(names)} FROM (SELECT 1) {joins}"  # noqa: S608
+
+
+def _empty_sql(table: OnlineTable) -> str:
+    return f"(SELECT {', '.join(f'NULL AS {quote(name)}' for name in table.columns)} WHERE 0)"
 
 
 def to_microseconds(instant: datetime) -> int:

@@ -9,11 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from feature_repo.errors import NotEnoughData
+
 if TYPE_CHECKING:
+    from feature_repo.contract import Problem
     from flows.feature_report import FeatureReport
 
 console = Console()
-SHOWN = ("feature", "table", "type", "taken by", "importance", "null", "age h", "skew", "ms a tick", "reads")
+SHOWN = ("feature", "type", "taken by", "importance", "null", "skew")
 
 
 def features(
@@ -37,6 +40,7 @@ def features(
         return
     from flows.feature_report import report_features
 
+    _require_table(project.problem, table)
     found, uses = report_features(project)
     found = [feature for feature in found if table in {"", feature.table}]
     if as_json:
@@ -45,29 +49,57 @@ def features(
             json.dumps({"features": told, "aliases": dict(uses.aliases), "trouble": uses.trouble}, indent=1)
         )
         return
-    _draw(found)
+    _draw(found, known=uses.known)
     if uses.trouble:
         console.print(f"models as last known here: {uses.trouble}", highlight=False, soft_wrap=True)
 
 
-def _draw(found: Sequence["FeatureReport"]) -> None:
-    drawn = Table(*SHOWN)
-    for one in found:
-        taken = ", ".join(one.aliases) or "no live model"
-        reads = "; ".join(f"{raw}: {', '.join(columns)}" for raw, columns in one.columns.items())
-        numbers = [
-            _tell(one.importance, ".4f"),
-            _tell(one.null_share, ".1%"),
-            _tell(one.age_hours, ".1f"),
-            _tell(one.skew, ".2%"),
-            _tell(one.cost_ms, ".2f"),
-        ]
-        drawn.add_row(one.name, one.table, one.type, f"{taken} ({len(one.versions)})", *numbers, reads)
-    console.print(drawn)
+def _require_table(problem: "Problem", name: str) -> None:
+    names = [*(table.name for table in problem.feature_tables), "request"]
+    if name and name not in names:
+        raise NotEnoughData(
+            f"feature table {name}",
+            got="no table of that name",
+            expected=f"one of {', '.join(names)}",
+            next_step="Name one of these, or none to see all.",
+        )
+
+
+def _draw(found: Sequence["FeatureReport"], *, known: bool) -> None:
+    width = max((len(one.name) for one in found), default=0)
+    for table in dict.fromkeys(one.table for one in found):
+        _draw_table([one for one in found if one.table == table], width)
     unused = [one.name for one in found if one.unused]
     dead = [f"{one.name}: {one.dead}" for one in found if one.dead]
-    console.print(f"unused: {', '.join(unused) or 'none'}", highlight=False, soft_wrap=True)
-    console.print(f"dead: {'; '.join(dead) or 'none'}", highlight=False, soft_wrap=True)
+    _say(f"unused: {(', '.join(unused) or 'none') if known else 'unknown, no model is known here'}")
+    _say(f"dead: {'; '.join(dead) or 'none'}")
+
+
+def _draw_table(found: Sequence["FeatureReport"], width: int) -> None:
+    first = found[0]
+    state = [f"fresh for {first.fresh_for}"] if first.table != "request" else [first.fresh_for]
+    state += [f"{first.age_hours:.1f} h old"] if first.age_hours is not None else []
+    state += [f"{first.cost_ms:.2f} ms a tick"] if first.cost_ms is not None else []
+    _say(f"\n{first.table}: {', '.join(state)}")
+    reads = {
+        raw: list(dict.fromkeys(column for one in found for column in one.columns.get(raw, ())))
+        for raw in first.columns
+    }
+    for raw, columns in reads.items():
+        _say(f"  reads {raw}: {', '.join(columns)}")
+    drawn = Table(box=None, pad_edge=False)
+    for number, title in enumerate(SHOWN):
+        drawn.add_column(title, no_wrap=number != 2, min_width=width if number == 0 else None)
+    for one in found:
+        taken = f"{', '.join(one.aliases) or 'no live model'} ({len(one.versions)})"
+        taken = "unknown" if one.unused is None else taken
+        numbers = (_tell(one.importance, ".4f"), _tell(one.null_share, ".1%"), _tell(one.skew, ".2%"))
+        drawn.add_row(one.name, one.type, taken, *numbers)
+    console.print(drawn)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell(value: float | None, form: str) -> str:

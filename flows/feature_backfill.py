@@ -34,7 +34,8 @@ def backfill_table(
 ) -> Backfilled:
     """Compute one feature table's ticks from all that has landed, or between two days. Safe to repeat.
 
-    Raises NotEnoughData if the problem states no such table, or nothing has landed in the period.
+    Raises NotEnoughData if the problem states no such table, the days stand the wrong way round, or
+    nothing has landed in the period.
     """
     tables = {table.name: table for table in project.problem.feature_tables}
     if name not in tables:
@@ -43,6 +44,13 @@ def backfill_table(
             got="no table of that name",
             expected=f"one of {', '.join(tables)}",
             next_step="State it in the problem first.",
+        )
+    if since and until and since >= until:
+        raise NotEnoughData(
+            f"feature table {name}",
+            got=f"{since} as the first day and {until} as the day after the last",
+            expected=f"a day after it: {since} or later is to be computed",
+            next_step="Name the earlier day first.",
         )
     landed = landed_until(project)
     first = project.day(since).since if since else project.problem.start
@@ -55,6 +63,8 @@ def backfill_table(
             next_step="Run backfill first.",
         )
     period = Period(first, last)
+    # Opened before there are rows: it fills by itself what is empty online, and would leave none to count.
+    _ = project.store
     with project.lake.writer(f"backfill of {name}"):
         frame = write_features(project, tables[name], period)
     online = materialize_period(project, {name: frame}, period)

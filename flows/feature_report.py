@@ -12,15 +12,15 @@ import polars as pl
 from feature_repo.contract import FeatureTable, Period
 from feature_repo.errors import PerennialError
 from feature_repo.fingerprint import REQUEST
-from feature_repo.source_columns import find_columns
+from feature_repo.source_columns import find_columns, find_request_fields
 from flows.features import STAMP, compute_features
 from flows.ingest import landed_until
 from flows.live_definitions import FINGERPRINTS, LIVE, recall_live_models
 from flows.project import Project
 from flows.retention import check_answers
+from flows.skew import read_skew
 
 LATELY = timedelta(days=7)
-SKEW = "skew"  # table of the lake: feature, rate, window; there once the skew probe has run
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Uses:
     importance: Mapping[str, Mapping[int, float]]
     trouble: str = ""
 
+    @property
+    def known(self) -> bool:
+        """Whether the registry answered, or models are known from before."""
+        return bool(self.versions) or not self.trouble
+
 
 @dataclass(frozen=True)
 class FeatureReport:
@@ -44,9 +49,10 @@ class FeatureReport:
     versions    registered models that take it; `aliases` of those that are live
     importance  in the champion: the AUC that shuffling it costs
     null_share  of its rows of the last LATELY; `age_hours` from its newest tick to what has landed
-    skew        rate of mismatches that the skew probe found last
+    skew        rate of mismatches that the skew probe found last; None if it compared no value then
     cost_ms     to compute one tick of its whole table, measured on the last day
-    unused      no registered model takes it; `dead`: why it cannot tell a model anything, or ""
+    unused      no registered model takes it; None if no model is known
+    dead        why it cannot tell a model anything, or ""
     """
 
     name: str
@@ -63,7 +69,7 @@ class FeatureReport:
     age_hours: float | None
     skew: float | None
     cost_ms: float | None
-    unused: bool
+    unused: bool | None
     dead: str
 
 
@@ -85,11 +91,15 @@ def report_features(project: Project) -> tuple[list[FeatureReport], Uses]:
             told = {"table": table.name, "type": str(kind), "owner": table.owner, "columns": columns}
             told |= {"meaning": table.meanings.get(name, table.description), "fresh_for": str(table.ttl)}
             found.append(_report(name, told, uses, lately, skew))
-    fields = {REQUEST: tuple(project.problem.request_fields)}
+    fields = find_request_fields(project.problem)
     for feature in project.problem.features:
         if feature.source == REQUEST:
             told = {"table": REQUEST, "type": feature.kind, "owner": project.problem.owner}
-            told |= {"columns": fields, "meaning": feature.meaning, "fresh_for": "asked with the request"}
+            told |= {
+                "columns": {REQUEST: fields[feature.name]},
+                "meaning": feature.meaning,
+                "fresh_for": "asked with the request",
+            }
             found.append(_report(feature.name, told, uses, _Lately(pl.DataFrame(), None, None), skew))
     return found, uses
 
@@ -159,16 +169,13 @@ def _measure_cost(project: Project, table: FeatureTable, newest: datetime) -> fl
     return (time.perf_counter() - since) * 1_000 / ticks if ticks else None
 
 
-def _read_skew(project: Project) -> Mapping[str, float]:
-    rows = project.lake.read(SKEW)
-    if not {"feature", "rate", "window"} <= set(rows.columns):
-        return {}
-    newest = rows.sort("window").unique("feature", keep="last")
+def _read_skew(project: Project) -> Mapping[str, float | None]:
+    newest = read_skew(project).sort("until", "since").unique("feature", keep="last")
     return dict(newest.select("feature", "rate").iter_rows())
 
 
 def _report(
-    name: str, told: Mapping[str, Any], uses: Uses, lately: _Lately, skew: Mapping[str, float]
+    name: str, told: Mapping[str, Any], uses: Uses, lately: _Lately, skew: Mapping[str, float | None]
 ) -> FeatureReport:
     versions = uses.versions.get(name, ())
     values = lately.rows[name] if name in lately.rows.columns else None
@@ -182,7 +189,7 @@ def _report(
         age_hours=lately.age_hours,
         skew=skew.get(name),
         cost_ms=lately.cost_ms,
-        unused=not versions,
+        unused=not versions if uses.known else None,
         dead=_judge(values, uses.importance.get(name, {})),
     )
 

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from feature_repo.contract import Period, RawTable
-from feature_repo.errors import LakeBusy
+from feature_repo.errors import LakeBusy, OutOfOrder
 from flows.batches import Batch, take_in
 from flows.lineage import emit_features, emit_ingest
 from flows.manifests import (
@@ -36,9 +36,12 @@ def ingest_period(project: Project, period: Period, *, pages: bool = False) -> l
     A part of the period that landed before is left alone. A batch that breaks a batch rule does not
     land; its manifest says why, and the next run starts from where it would have. A batch in which
     something is odd gets a validation page; with `pages` each does.
+
+    Raises OutOfOrder if the period begins before what has landed does: the lake grows at its end alone.
     """
     with project.lake.writer(f"ingest of {period}"):
         known = read_manifests(project.lake)
+        _refuse_earlier(project, known, period)
         stretches = {t.name: _next_stretch(known, t, period) for t in project.problem.raw}
         batches = {
             t.name: Batch(t, todo, project.fetch(t.name, todo))
@@ -51,10 +54,35 @@ def ingest_period(project: Project, period: Period, *, pages: bool = False) -> l
 
 
 def landed_until(project: Project, table: str | None = None) -> datetime:
-    """Return up to when the table, or every table, has landed without a gap; the problem's start if never."""
+    """Return up to when the table, or every table, has landed without a gap.
+
+    One that never did: from when the others did, or the problem's start.
+    """
     known = read_manifests(project.lake)
     names = [table] if table else [t.name for t in project.problem.raw]
-    return min(high_water(known, name) or project.problem.start for name in names)
+    begun = _find_first(project, known) or project.problem.start
+    return min(high_water(known, name) or begun for name in names)
+
+
+def _find_first(project: Project, known: pl.DataFrame) -> datetime | None:
+    """Return from when data has landed, or None. A table that reaches ahead of time was asked for later."""
+    landed = known.filter(pl.col("status") == LANDED).group_by("table").agg(pl.col("since").min())
+    first = dict(landed.iter_rows())
+    return min((first[t.name] + t.ahead for t in project.problem.raw if t.name in first), default=None)
+
+
+def _refuse_earlier(project: Project, known: pl.DataFrame, period: Period) -> None:
+    # Features that look back, labels and online rows would have to follow, and models have learnt from them.
+    first = _find_first(project, known)
+    if first is None or period.since >= first:
+        return
+    day = project.local_day(period.since)
+    raise OutOfOrder(
+        f"ingest of {period}",
+        got=f"data from {first:%Y-%m-%dT%H:%MZ} to {landed_until(project):%Y-%m-%dT%H:%MZ} landed before",
+        expected="a period that begins no earlier; nothing of it was taken in",
+        next_step=f"To have earlier days, begin with an empty home: `make clean`, then backfill from {day}.",
+    )
 
 
 def _next_stretch(known: pl.DataFrame, table: RawTable, period: Period) -> Period | None:

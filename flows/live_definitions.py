@@ -140,7 +140,7 @@ def _advise(problem: "Problem", tables: Sequence[str]) -> str:
         if table:
             ways.append(f"version={table.version + 1} of {table.plain_name} as a table of its own")
         elif name == REQUEST:
-            ways.append("a request function that calls the old one and adds inputs under new names")
+            ways.append("SideBySide((the old request function, one that adds inputs under new names))")
     return (
         f"Put the old definition back and state the new one beside it: {'; '.join(ways) or 'by a new name'}, "
         f"in feature service {service}. Keep the old one until no model uses it."

@@ -41,7 +41,7 @@ SCHEMA: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class SkewReport:
-    """What the probe found in a period.
+    """What the probe found in a period, which ends where what has landed ends.
 
     unreadable  answers whose journalled request is none that the service would take today
     """
@@ -60,7 +60,7 @@ def probe_skew(project: Project, wire: Wire, period: Period, at_most: int = AT_M
     until = min(period.until, landed_until(project))
     reached = Period(min(period.since, until), until)
     asked, verdict = compare_answers(project, wire, project.journal.sample_predictions(reached, at_most))
-    return SkewReport(period, len(asked.answers), asked.unreadable, verdict)
+    return SkewReport(reached, len(asked.answers), asked.unreadable, verdict)
 
 
 def compare_answers(project: Project, wire: Wire, answers: Sequence[Prediction]) -> tuple[Asked, SkewVerdict]:
@@ -73,18 +73,23 @@ def compare_answers(project: Project, wire: Wire, answers: Sequence[Prediction])
 
 
 def keep_report(project: Project, report: SkewReport) -> None:
-    """Put the report into the lake's table `skew`, in the place of any of the same period, and its rates
-    where Prometheus reads them.
+    """Put the report into the lake's table `skew`, in the place of one of the very same period, and its
+    rates where Prometheus reads them.
     """
-    frame = pl.DataFrame(to_rows(report), schema=SCHEMA)
-    project.lake.replace(TABLE, frame, report.period, "since")
+    since, until = report.period.since, report.period.until
+    begun = Period(since, since + timedelta(microseconds=1))
+    frames = [pl.DataFrame(to_rows(report), schema=SCHEMA)]
+    if project.lake.has(TABLE):
+        others = project.lake.read(TABLE, begun, "since").filter(pl.col("until") != until)
+        frames.append(others.select(list(SCHEMA)))
+    project.lake.replace(TABLE, pl.concat(frames), begun, "since")
     write_metrics(project, report)
 
 
 def read_skew(project: Project) -> pl.DataFrame:
     """Return every kept report, one row a period and feature, oldest first."""
     frame = project.lake.read(TABLE)
-    return frame.sort("since", "feature") if frame.width else pl.DataFrame(schema=SCHEMA)
+    return frame.sort("since", "until", "feature") if frame.width else pl.DataFrame(schema=SCHEMA)
 
 
 def to_rows(report: SkewReport) -> list[dict[str, Any]]:
@@ -125,7 +130,8 @@ def write_metrics(project: Project, report: SkewReport) -> Path:
     until = Gauge("perennial_skew_until_timestamp_seconds", "End of the period probed.", registry=into)
     until.set(report.period.until.timestamp())
     for one in report.verdict.features:
-        rate.labels(one.name).set(one.rate)
+        if one.rate is not None:  # no sample where nothing was compared: 0 would say that all is well
+            rate.labels(one.name).set(one.rate)
         values.labels(one.name).set(one.compared)
         held.labels(one.name).set(one.withheld)
         lacking.labels(one.name).set(one.lacking)
@@ -142,14 +148,17 @@ def skew_probe(
     from services.schemas import build_wire
 
     project = open_project()
-    end = until or landed_until(project)
+    landed = landed_until(project)
+    end = until or landed
     period = Period(since or end - timedelta(days=1), end)
-    if not project.journal.sample_predictions(Period(period.since, end), 1):
-        get_run_logger().info("no answer in %s: nothing to compare", period)
+    reached = min(end, landed)
+    if not project.journal.sample_predictions(Period(min(period.since, reached), reached), 1):
+        told = "no answer in %s that is before %s, up to when data has landed: nothing to compare"
+        get_run_logger().info(told, period, landed)
         return {"period": str(period), "answers": 0}
     report = probe_skew(project, build_wire(project.problem), period, answers)
     keep_report(project, report)
-    shown = [row for row in to_rows(report) if row["mismatched"]] or to_rows(report)
+    shown = [row for row in to_rows(report) if row["mismatched"] or row["lacking"]] or to_rows(report)
     hidden = {"since", "until", "answers"}
     told = "; ".join(report.verdict.reasons)
     publish_table(
@@ -157,4 +166,4 @@ def skew_probe(
     )
     if not report.verdict.ok:
         get_run_logger().warning(told)
-    return {**asdict(report), "period": str(period)}
+    return {**asdict(report), "period": str(report.period)}

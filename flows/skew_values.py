@@ -1,7 +1,8 @@
 """The values that journalled answers used, and the same values anew from the lake and from raw rows."""
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,10 +11,11 @@ import msgspec
 import polars as pl
 
 from feature_repo.contract import FeatureTable, Period
-from feature_repo.errors import NotEnoughData
+from feature_repo.errors import NotEnoughData, PerennialError
 from flows.features import compute_features
 from flows.policy.skew import Column
 from flows.project import Project
+from flows.retention import check_answers
 from flows.served import UNFLAGGED
 from services.decoding import BadRequest
 from services.journal import Prediction
@@ -22,6 +24,8 @@ from services.wire import Wire
 STAMP = "event_timestamp"
 INSTANT = pl.Datetime("us", "UTC")
 WITHHELD = ("missing", "expired")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,20 +73,50 @@ def build_columns(project: Project, asked: Asked) -> list[Column]:
     """Return every feature's values: as journalled, by the point-in-time join, and computed anew."""
     problem, size = project.problem, len(asked.answers)
     told = [msgspec.json.decode(answer.features) for answer in asked.answers]
-    withheld = _find_withheld(asked.answers)
+    withheld, inputs = _find_withheld(asked.answers), find_inputs(project, asked.answers, told)
     joined, computed = join_features(project, asked.rows), compute_anew(project, asked.rows)
     columns = []
     for feature in problem.features:
         name, number = feature.name, feature.kind == "number"
         kind = pl.Float64 if number else pl.String
         values, miscast = _read_values([row.get(name) for row in told], number)
-        absent = pl.Series([name not in row for row in told], dtype=pl.Boolean)
+        gone = [name not in row and name not in taken for row, taken in zip(told, inputs, strict=True)]
+        absent = pl.Series(values=gone, dtype=pl.Boolean)
         mask = pl.Series(values=[False] * size, dtype=pl.Boolean)
         if name in withheld:
             mask = mask.scatter(withheld[name], True)
         given, anew = _clean(joined[name], kind), _clean(computed[name], kind)
         columns.append(Column(name, values, given, anew, mask, miscast, absent))
     return columns
+
+
+def find_inputs(
+    project: Project, answers: Sequence[Prediction], told: Sequence[Mapping[str, Any]]
+) -> list[frozenset[str]]:
+    """Return what each answer had to use: the inputs of its model's contract, or the problem's without one.
+
+    Where the contract cannot be had: all that the answers of that model name.
+    """
+    inputs: dict[str | None, frozenset[str]] = {None: frozenset(project.problem.feature_names)}
+    for version in {answer.model_version for answer in answers} - {None}:
+        rows = (row for answer, row in zip(answers, told, strict=True) if answer.model_version == version)
+        inputs[version] = _read_inputs(project, version) or frozenset().union(*rows)
+    return [inputs[answer.model_version] for answer in answers]
+
+
+def _read_inputs(project: Project, version: str | None) -> frozenset[str] | None:
+    if not version or not version.isdecimal():
+        return None
+    folder = project.settings.home / "packages" / version
+    try:
+        if not folder.is_dir():
+            check_answers(project.settings.mlflow_url)
+            folder = project.package(int(version))
+        contract = json.loads((folder / "contract.json").read_text())
+    except (PerennialError, FileNotFoundError) as error:
+        log.warning("inputs of version %s as its answers name them: %s", version, error)
+        return None
+    return frozenset(feature["name"] for feature in contract["features"])
 
 
 def join_features(project: Project, rows: pl.DataFrame) -> pl.DataFrame:

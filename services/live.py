@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from feature_repo.errors import ModelRefused, RegistryUnavailable
+from services.definitions import Require, accept_all
 from services.ladder import Rule
 from services.metrics import Metrics
 from services.package import Package, is_intact, load_package, write_manifest
@@ -62,12 +63,20 @@ class Serving:
 class LiveModels:
     """Keeps `serving` true to the aliases, from a thread of its own."""
 
-    def __init__(self, registry: Aliases, folder: Path, poll_seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        registry: Aliases,
+        folder: Path,
+        poll_seconds: float,
+        metrics: Metrics,
+        require: Require = accept_all,
+    ) -> None:
         self.serving = Serving(since=_now())
         self._registry = registry
         self._folder = folder
         self._poll_seconds = poll_seconds
         self._metrics = metrics
+        self._require = require
         self._loaded: dict[str, Package] = {}
         self._refused: dict[str, str] = {}
         self._last: str | None = None  # the version that answered last as champion
@@ -174,7 +183,9 @@ class LiveModels:
         folder = self._folder / version
         if not is_intact(folder):
             self._fetch(version, folder)
-        return load_package(folder, version)
+        package = load_package(folder, version)
+        self._require(version, package.contract)
+        return package
 
     def _fetch(self, version: str, folder: Path) -> None:
         """Put a version's files in place, whole; several workers may do so at once."""

@@ -18,6 +18,7 @@ from feature_repo.settings import Settings, load_settings
 from feature_repo.store import FeatureStore, OnlineVector
 from services.answering import Store
 from services.app import build_app
+from services.definitions import build_require
 from services.journal import Journal
 from services.live import LiveModels
 from services.metrics import Metrics, forget_dead_workers
@@ -122,7 +123,7 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     metrics = Metrics(REGISTRY)
     journal = Journal(home / "journal" / "journal.db")
     registry = Registry(settings.mlflow_url, problem.name, quick=True)
-    models = LiveModels(registry, home / "models", settings.poll_seconds, metrics)
+    models = LiveModels(registry, home / "models", settings.poll_seconds, metrics, build_require(problem))
     store = ReopeningStore(lambda: FeatureStore(home, problem), feast / "registry.db", feast / "online.db")
 
     stopping = threading.Event()

@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+MAX_LACKING = 0.05  # of a feature's values, withheld by the answers though the lake has them
 MIN_SHARE = 0.8  # of the wrong values that a cause must explain; what chance explains is mostly far less
 EXAMPLES = 3
+NAMED = 5  # features that one reason names
 # Causes, the surest first: of two that explain the same values the first is named.
 CAUSES = (
     "used although flagged",
@@ -39,7 +41,7 @@ class Column:
     computed  the same, computed again from raw rows
     withheld  the answer itself says that the value was missing or expired
     miscast   a number that was journalled as something else; `told` is null there
-    absent    the answer's model does not take the feature
+    absent    not in the answer, and the answer's model does not take the feature
     """
 
     name: str
@@ -79,12 +81,14 @@ class Cause:
 class FeatureSkew:
     """One feature's count.
 
+    asked     answers that should have used it
     withheld  values that the answers said were missing or expired; not among the compared
     lacking   those of them that the lake has a usable value for now
     worst     greatest difference of two numbers
     """
 
     name: str
+    asked: int
     compared: int
     mismatched: int
     withheld: int
@@ -94,14 +98,19 @@ class FeatureSkew:
     examples: tuple[str, ...]
 
     @property
-    def rate(self) -> float:
-        """Share of the compared values that are wrong."""
-        return self.mismatched / self.compared if self.compared else 0.0
+    def rate(self) -> float | None:
+        """Share of the compared values that are wrong; None if there are none to say it of."""
+        return self.mismatched / self.compared if self.compared else None
+
+    @property
+    def lacking_share(self) -> float:
+        """Share of its values that were withheld though the lake has them."""
+        return self.lacking / self.asked if self.asked else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class SkewVerdict:
-    """Every feature's count; `ok` if no value is wrong."""
+    """Every feature's count; `ok`: values were compared, none is wrong, and few were withheld needlessly."""
 
     features: tuple[FeatureSkew, ...]
     reasons: tuple[str, ...]
@@ -118,8 +127,9 @@ class SkewVerdict:
 
     @property
     def ok(self) -> bool:
-        """Whether every value is right."""
-        return not self.mismatched
+        """Whether there is something to go by, and nothing against it."""
+        starved = any(one.lacking_share > MAX_LACKING for one in self.features)
+        return bool(self.compared) and not self.mismatched and not starved
 
 
 def find_wrong(column: Column) -> pl.Series:
@@ -139,12 +149,13 @@ def pick_expected(column: Column) -> pl.Series:
 def judge_skew(columns: Sequence[Column], causes: Mapping[str, Cause]) -> SkewVerdict:
     """Count each feature; `causes` are those found for the features with wrong values."""
     features = tuple(_count(column, causes.get(column.name)) for column in columns)
-    skewed = sorted((one for one in features if one.mismatched), key=lambda one: -one.rate)
+    skewed = sorted((one for one in features if one.mismatched), key=lambda one: -(one.rate or 0.0))
     compared, wrong = (sum(getattr(one, name) for one in features) for name in ("compared", "mismatched"))
     head = f"{wrong:,} of {compared:,} values are not what their features have"
     withheld, lacking = (sum(getattr(one, name) for one in features) for name in ("withheld", "lacking"))
     told = f"{withheld:,} were withheld as missing or expired; the lake has a value for {lacking:,} of them"
-    return SkewVerdict(features, (head, *(_describe(one) for one in skewed), told))
+    starved = [one for one in features if one.lacking_share > MAX_LACKING]
+    return SkewVerdict(features, (head, *map(_describe, skewed), *_tell_starved(starved), told))
 
 
 def explain(column: Column, alternatives: Sequence[Alternative]) -> Cause:
@@ -259,6 +270,7 @@ def _count(column: Column, cause: Cause | None) -> FeatureSkew:
     examples = tuple(f"{one!r} instead of {other!r}" for one, other in shown)
     return FeatureSkew(
         name=column.name,
+        asked=int(asked.sum()),
         compared=compared,
         mismatched=int(wrong.sum()),
         withheld=int(withheld.sum()),
@@ -271,4 +283,13 @@ def _count(column: Column, cause: Cause | None) -> FeatureSkew:
 
 def _describe(one: FeatureSkew) -> str:
     why = f": {one.cause.name}, {one.cause.words} ({one.cause.share:.0%} of them)" if one.cause else ""
-    return f"{one.name}: {one.mismatched:,} of {one.compared:,} ({one.rate:.2%}) wrong{why}"
+    return f"{one.name}: {one.mismatched:,} of {one.compared:,} ({one.rate or 0.0:.2%}) wrong{why}"
+
+
+def _tell_starved(starved: Sequence[FeatureSkew]) -> list[str]:
+    if not starved:
+        return []
+    most = sorted(starved, key=lambda one: -one.lacking_share)[:NAMED]
+    told = ", ".join(f"{one.name} {one.lacking_share:.0%}" for one in most)
+    rest = f" and {len(starved) - NAMED} more" if len(starved) > NAMED else ""
+    return [f"more than {MAX_LACKING:.0%} of the values were withheld though the lake has them: {told}{rest}"]

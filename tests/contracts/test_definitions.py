@@ -17,6 +17,7 @@ from feature_repo.errors import DefinitionChanged
 from feature_repo.fingerprint import describe_problem, fingerprint_all
 from feature_repo.lock import read_lock, require_locked, write_lock
 from feature_repo.problem import PROBLEM
+from feature_repo.request_inputs import SideBySide
 from flows.features import build_features
 from flows.ingest import ingest_period
 from flows.live_definitions import (
@@ -28,6 +29,9 @@ from flows.live_definitions import (
 )
 from flows.project import Project
 from flows.stack import PROJECT
+from services.definitions import build_require
+from services.live import LiveModels
+from services.metrics import Metrics
 from tests import toy
 from tests.packages import FakeRegistry, write_package
 
@@ -95,6 +99,7 @@ def test_the_feast_command_works_in_the_folder(tmp_path: Path) -> None:
             timeout=120,
         )
         assert done.returncode == 0, done.stderr
+        assert "does not exist" not in done.stderr
     assert PROBLEM.feature_service in done.stdout
 
 
@@ -204,6 +209,71 @@ def test_the_live_models_are_those_that_an_alias_names(registered: Project) -> N
     (model,) = read_live_models(registered)
     assert (model.version, model.aliases) == (1, ("champion", "previous"))
     assert model.definitions == describe_problem(toy.TOY)
+
+
+def count_from_one(requests: pl.DataFrame) -> pl.DataFrame:
+    """Call the function that models were trained on, and change what it made."""
+    return toy.add_request_features(requests).with_columns(hour=pl.col("hour") + 1)
+
+
+def add_half_day(requests: pl.DataFrame) -> pl.DataFrame:
+    """Add an input beside the others."""
+    return requests.with_columns(half_day=pl.col("hour") // 12)
+
+
+WRAPPED = dataclasses.replace(toy.TOY, add_request_features=count_from_one)
+WIDER = dataclasses.replace(
+    toy.TOY, add_request_features=SideBySide((toy.add_request_features, add_half_day))
+)
+
+
+def test_a_request_function_around_the_old_one_is_refused(make_toy: Make, tmp_path: Path) -> None:
+    """Neither a live model nor the lock lets its values change; one beside the old is let through."""
+    lock = tmp_path / "definitions.lock"
+    write_lock(toy.TOY, lock)
+    project = remember(make_toy())
+    with pytest.raises(DefinitionChanged, match="request with another compute"):
+        require_locked(WRAPPED, read_lock(lock))
+    with pytest.raises(DefinitionChanged, match="SideBySide"):
+        _ = dataclasses.replace(project, problem=WRAPPED).definitions
+    require_locked(WIDER, read_lock(lock))
+    assert dataclasses.replace(project, problem=WIDER).definitions
+
+
+def test_feast_makes_the_inputs_of_functions_side_by_side(tmp_path: Path) -> None:
+    """The request-time view calls all functions, by their own modules."""
+    from feature_repo.definitions import build_objects
+
+    half = dataclasses.replace(toy.TOY.features[2], name="half_day")
+    objects = build_objects(dataclasses.replace(WIDER, features=(*toy.TOY.features, half)))
+    asked = pl.DataFrame({"ordered_at": [toy.START.replace(hour=18)], "amount": [5.0]}).to_pandas()
+    made = objects["request"].feature_transformation.udf(asked)
+    assert made.to_dict("records") == [{"hour": 18.0, "half_day": 1.0}]
+
+
+def test_the_service_refuses_a_version_whose_request_inputs_were_edited(
+    registered: Project, tmp_path: Path
+) -> None:
+    """It says so in its status; with the function back, or another beside it, the version serves."""
+    registered.registry.named = {"champion": 1}
+    for problem, champion in ((WRAPPED, None), (toy.TOY, "1"), (WIDER, "1")):
+        require = build_require(problem)
+        models = LiveModels(registered.registry, tmp_path / "models", 60, Metrics(), require)
+        models.poll()
+        status = models.read_status()
+        assert status["champion"] == champion
+        assert ("another compute" in status["refused"].get("1", "")) == (champion is None)
+
+
+def test_the_service_takes_a_version_from_before_definitions_were_kept(
+    registered: Project, tmp_path: Path
+) -> None:
+    """There is nothing to compare."""
+    version = registered.registry.register(write_package(tmp_path / "old", toy.TOY), "run", {})
+    registered.registry.named = {"champion": version}
+    models = LiveModels(registered.registry, tmp_path / "models", 60, Metrics(), build_require(WRAPPED))
+    models.poll()
+    assert models.read_status()["champion"] == str(version)
 
 
 def test_a_version_whose_features_are_defined_otherwise_by_now_may_not_be_promoted(

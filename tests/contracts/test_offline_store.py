@@ -5,9 +5,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from feast import FeatureService
 
 from feature_repo import offline_store
 from feature_repo.contract import Period
+from feature_repo.errors import StoreUnavailable
 from feature_repo.lake import Lake
 from feature_repo.store import FeatureStore
 from tests import toy
@@ -71,3 +73,36 @@ def test_parts_join_to_the_same_as_all_at_once(store: FeatureStore, monkeypatch:
         assert store.read_historical(asked).equals(whole)
     none = store.read_historical(asked.head(0))
     assert (len(none), none.schema) == (0, whole.schema)
+
+
+def test_a_view_may_be_asked_under_another_name_and_by_other_columns(store: FeatureStore) -> None:
+    """A view that is joined twice, by two columns, gives each column's own rows."""
+    view = store._store.get_feature_view("shop_day")
+    bought = view.with_name("bought").with_join_key_map({"shop": "bought_at"})
+    service = FeatureService(name="twice", features=[view.with_name("own"), bought])
+    store._store.apply([service])
+    hours = [3, 4, 9]
+    rows = [("north", "moon", NOON), *(("moon", "south", NOON + timedelta(hours=h)) for h in hours)]
+    entities = pl.DataFrame(rows, schema=["shop", "bought_at", STAMP], orient="row")
+    job = store._store.get_historical_features(
+        entity_df=entities.to_pandas(),
+        features=store._store.get_feature_service("twice"),
+        full_feature_names=True,
+    )
+    told = pl.from_pandas(job.to_df())
+    assert told["own__shop_returned_1d"].to_list() == [0.0, None, None, None]
+    assert told["bought__shop_returned_1d"].to_list() == [None, 3 / 7, None, 9 / 7]
+    plain = store._store.get_historical_features(
+        entity_df=entities.to_pandas(), features=["shop_day:shop_returned_1d"]
+    )
+    assert pl.from_pandas(plain.to_df())["shop_returned_1d"].to_list() == [0.0, None, None, None]
+
+
+@pytest.mark.parametrize("entities", [None, "SELECT shop FROM orders", pl.DataFrame({"shop": ["north"]})])
+def test_entities_that_are_no_frame_are_refused(store: FeatureStore, entities: object) -> None:
+    """The store runs no SQL and makes up no entities; it says what it takes."""
+    view = store._store.get_feature_view("shop_day")
+    with pytest.raises(StoreUnavailable, match="a frame of pandas or Polars"):
+        offline_store.LakeOfflineStore.get_historical_features(
+            store._store.config, [view], ["shop_day:shop_returned_1d"], entities, None, "perennial"
+        )

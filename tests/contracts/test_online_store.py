@@ -174,6 +174,30 @@ def test_a_feature_that_the_past_lacks_is_missing_and_the_rest_is_served(
     assert vector.values["two_share"] == -0.5
 
 
+def test_a_table_that_no_run_has_made_is_missing_and_the_rest_is_served(
+    store: FeatureStore, home: Path
+) -> None:
+    """New code before its first run: the old tables are read, the new one as soon as it is there."""
+    second = dataclasses.replace(VIEWS[0], version=2)
+    reader = FeatureStore(home, dataclasses.replace(TYPED, feature_tables=(second, *VIEWS)))
+    before = store.read_online(ASKED)
+    for old, new in zip(before, reader.read_online(ASKED), strict=True):
+        assert new.missing == (*second.features, *old.missing)
+        assert new.values == {**dict.fromkeys(second.features), **old.values}
+        assert (new.ages, new.expired) == (old.ages, old.expired)
+    writer = FeatureStore(home, dataclasses.replace(TYPED, feature_tables=(second, *VIEWS)))
+    writer.apply()
+    write(writer, home, {second.name: make_rows(second, [("north", NOON, 0.5, 9, "new", True)])})
+    assert reader.read_online(ASKED[:1])[0].values["one_share_v2"] == 0.5
+
+
+def test_a_store_without_any_of_its_tables_cannot_be_read(home: Path) -> None:
+    """Nothing at all is not the same as nothing yet of one table."""
+    FeatureStore(home, dataclasses.replace(TYPED, feature_tables=VIEWS[:1])).apply()
+    with pytest.raises(StoreUnavailable, match="no such table"):
+        FeatureStore(home, dataclasses.replace(TYPED, feature_tables=VIEWS[1:])).read_online(ASKED)
+
+
 def test_a_home_with_feasts_own_tables_is_filled_from_the_lake(
     make_toy: Callable[..., Project], toy_day: Callable[[int], Period]
 ) -> None:

@@ -12,7 +12,7 @@ from feature_repo.errors import NotEnoughData
 from feature_repo.lake import content_hash
 from flows.corrections import restate_period
 from flows.feature_backfill import backfill_table
-from flows.features import build_features
+from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.project import Project
 from tests import toy
@@ -97,6 +97,24 @@ def test_a_part_of_the_past_can_be_computed(landed: Project, toy_day: Day) -> No
         backfill_table(both, "shop_amount", days[6])
     with pytest.raises(NotEnoughData, match="one of shop_day"):
         backfill_table(landed, "shop_week")
+
+
+def test_rows_put_online_are_counted_where_others_are_online_already(
+    landed: Project, make_toy: Make, toy_day: Day
+) -> None:
+    """A store that serves fills what is empty when it is opened; the new rows are counted all the same."""
+    whole = Period(toy_day(0).since, toy_day(4).until)
+    materialize_period(landed, build_features(landed, whole), whole)
+    done = backfill_table(with_tables(landed, toy.SHOP_DAY, AMOUNTS), "shop_amount")
+    assert done.online == len(toy.SHOPS)
+
+
+def test_days_the_wrong_way_round_are_said_to_be(landed: Project, toy_day: Day) -> None:
+    """Nobody is sent to land data that is there."""
+    days = [toy_day(n).since.date() for n in range(4)]
+    for since, until in ((days[3], days[1]), (days[2], days[2])):
+        with pytest.raises(NotEnoughData, match="a day after it"):
+            backfill_table(landed, "shop_day", since, until)
 
 
 def test_what_stands_is_not_computed_again(landed: Project, toy_day: Day) -> None:

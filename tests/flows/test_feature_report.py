@@ -12,15 +12,19 @@ import typer
 from typer.testing import CliRunner
 
 from feature_repo.contract import Period
+from feature_repo.errors import NotEnoughData
 from feature_repo.fingerprint import describe_problem
+from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
-from feature_repo.source_columns import find_columns
+from feature_repo.source_columns import find_columns, find_request_fields
 from flows.cli_features import features
 from flows.feature_report import FeatureReport, report_features
 from flows.features import build_features
 from flows.ingest import ingest_period
 from flows.live_definitions import LiveModel, remember_live_models
+from flows.policy.skew import FeatureSkew, SkewVerdict
 from flows.project import Project
+from flows.skew import SkewReport, keep_report
 from tests import toy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
@@ -87,13 +91,19 @@ def test_unused_and_dead_features_are_named(project: Project) -> None:
     }
 
 
-def test_the_newest_skew_is_told(project: Project) -> None:
-    """What the probe found last stands beside the feature."""
-    rows = pl.DataFrame(
-        {"feature": ["shop_one"] * 2, "rate": [0.5, 0.25], "window": ["2024-01-01", "2024-01-02"]}
-    )
-    project.lake.replace_where("skew", rows, "feature", "shop_one")
-    assert report(project)["shop_one"].skew == 0.25
+def count(name: str, compared: int, wrong: int) -> FeatureSkew:
+    return FeatureSkew(name, 4, compared, wrong, 4 - compared, 0, None, None, ())
+
+
+def test_the_newest_skew_is_told(project: Project, toy_day: Callable[[int], Period]) -> None:
+    """What the probe found last stands beside the feature, and nothing where it had nothing to compare."""
+    for n, wrong in ((1, 4), (0, 2)):
+        keep_report(project, SkewReport(toy_day(n), 4, 0, SkewVerdict((count("shop_one", 4, wrong),), ())))
+    assert report(project)["shop_one"].skew == 1.0
+    counts = (count("shop_one", 4, 1), count("shop_none", 0, 0))
+    keep_report(project, SkewReport(toy_day(2), 4, 0, SkewVerdict(counts, ())))
+    told = report(project)
+    assert (told["shop_one"].skew, told["shop_none"].skew) == (0.25, None)
 
 
 def test_a_feature_that_was_never_computed_is_told_too(make_toy: Callable[..., Project]) -> None:
@@ -102,6 +112,25 @@ def test_a_feature_that_was_never_computed_is_told_too(make_toy: Callable[..., P
     assert [feature.name for feature in found] == ["shop_returned_1d", "shop", "amount", "hour"]
     assert found[0].age_hours is None
     assert uses.trouble
+    assert {feature.unused for feature in found} == {None}
+
+
+def test_an_input_of_the_request_is_told_with_the_fields_that_it_reads() -> None:
+    """One that the request states is its own field; one that is made reads those whose loss changes it."""
+    assert find_request_fields(toy.TOY) == {"shop": ("shop",), "amount": ("amount",), "hour": ("ordered_at",)}
+    found = find_request_fields(PROBLEM)
+    assert (found["carrier"], found["distance"]) == (("carrier",), ("distance",))
+    assert found["local_hour"] == found["weekday"] == ("scheduled_departure",)
+
+
+def test_a_request_function_that_cannot_be_tried_reads_all_fields() -> None:
+    """What cannot be told is not left out."""
+
+    def fragile(requests: pl.DataFrame) -> pl.DataFrame:
+        return toy.add_request_features(requests.filter(pl.col("amount") < 0))
+
+    odd = dataclasses.replace(toy.TOY, add_request_features=fragile)
+    assert find_request_fields(odd)["hour"] == ("ordered_at", "amount")
 
 
 def test_a_table_that_does_not_run_on_nothing_reads_all_columns() -> None:
@@ -123,5 +152,30 @@ def test_the_command_tells_programs_and_people(tmp_path: Path) -> None:
     told = json.loads(done.stdout)["features"]
     assert all(one["owner"] and one["meaning"] and one["columns"] for one in told)
     done = CliRunner().invoke(app, ["--table", "airport_weather"], obj=settings)
-    assert "unused: temp, dewp" in done.stdout
+    assert "unused: unknown" in done.stdout
+    assert "no live model" not in done.stdout
     assert "models as last known here" in done.stdout
+
+
+def test_every_name_is_whole_at_eighty_columns(tmp_path: Path) -> None:
+    """A feature is one line or two of a narrow terminal, under what holds for its whole table."""
+    app = typer.Typer()
+    app.command()(features)
+    done = CliRunner().invoke(app, [], obj=Settings(home=tmp_path, mlflow_port=1), env={"COLUMNS": "80"})
+    words = [word.rstrip(":") for word in done.stdout.split()]
+    assert {*PROBLEM.feature_names, *(table.name for table in PROBLEM.feature_tables)} <= {*words}
+    assert "…" not in done.stdout
+    assert len(done.stdout.splitlines()) < 120
+
+
+def test_a_table_that_is_not_stated_is_refused_with_the_names_of_those_that_are(tmp_path: Path) -> None:
+    """A slip of the pen is not answered with an empty table."""
+    app = typer.Typer()
+    app.command()(features)
+    done = CliRunner().invoke(app, ["--table", "nosuch"], obj=Settings(home=tmp_path, mlflow_port=1))
+    assert isinstance(done.exception, NotEnoughData)
+    assert "airport_weather" in str(done.exception)
+    done = CliRunner().invoke(
+        app, ["--table", "request", "--json"], obj=Settings(home=tmp_path, mlflow_port=1)
+    )
+    assert {one["unused"] for one in json.loads(done.stdout)["features"]} == {None}

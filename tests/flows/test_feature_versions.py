@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from feature_repo.contract import Period
+from feature_repo.request_inputs import SideBySide
 from flows.features import build_features
 from flows.gate import _score_rivals
 from flows.ingest import ingest_period
@@ -31,7 +32,7 @@ def inverted(raw, ticks) -> pl.DataFrame:
 
 def rename_request(requests: pl.DataFrame) -> pl.DataFrame:
     """Add the hour as a share of the day, beside the old hour."""
-    return toy.add_request_features(requests).with_columns(hour_v2=pl.col("hour") / 24)
+    return requests.with_columns(hour_v2=pl.col("hour") / 24)
 
 
 SECOND = dataclasses.replace(toy.SHOP_DAY, version=2, compute=inverted)
@@ -46,7 +47,7 @@ TOY_V2 = dataclasses.replace(
         dataclasses.replace(SHARE, name="shop_returned_1d_v2", source="shop_day_v2"),
     ),
     feature_service="toy_v2",
-    add_request_features=rename_request,
+    add_request_features=SideBySide((toy.add_request_features, rename_request)),
     rule_by="hour_v2",
     calendar=frozenset({"hour_v2"}),
 )

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from feature_repo.contract import Delivery, Period
-from feature_repo.errors import LakeBusy
+from feature_repo.errors import LakeBusy, OutOfOrder
 from flows.features import build_features
 from flows.ingest import ingest_period, landed_until
+from flows.loop import backfill_days
 from flows.manifests import read_manifests
 from flows.project import Project
 
@@ -54,6 +55,39 @@ def test_hours_and_days_land_the_same_rows(make_toy: Make, toy_day: Day) -> None
     for table in ("orders", "returns"):
         rows = [p.lake.read(table).drop("batch_id").sort("order_id") for p in (whole, pieces)]
         assert rows[0].equals(rows[1])
+
+
+def test_days_before_the_first_that_landed_are_refused(make_toy: Make, toy_day: Day) -> None:
+    """They would be left out without a word: the lake grows at its end. The message names the way out."""
+    project = make_toy()
+    ingest_period(project, toy_day(3))
+    hashes = project.lake.hashes()
+    with pytest.raises(OutOfOrder, match=f"{toy_day(3).since:%Y-%m-%d}.*make clean"):
+        ingest_period(project, Period(toy_day(1).since, toy_day(4).until))
+    assert project.lake.hashes() == hashes
+    ingest_period(project, toy_day(4))
+    assert {m.status for m in ingest_period(project, toy_day(3))} == {"unchanged"}
+
+
+def test_a_backfill_of_earlier_days_takes_in_none_of_them(make_toy: Make, toy_day: Day) -> None:
+    """Neither the earlier days nor the later ones: who asked is told before anything is written."""
+    project = make_toy(days=8)
+    days = [toy_day(n).since.date() for n in range(8)]
+    backfill_days(project, days[3], days[5], lambda done, total: None)
+    hashes = project.lake.hashes()
+    with pytest.raises(OutOfOrder):
+        backfill_days(project, days[1], days[7], lambda done, total: None)
+    assert project.lake.hashes() == hashes
+
+
+def test_a_table_that_never_landed_starts_where_the_others_did(make_toy: Make, toy_day: Day) -> None:
+    """A first batch that stopped is asked for again, and not all since the problem's start."""
+    project = make_toy()
+    broken = with_fetch(project, lambda frame: frame.with_columns(amount=pl.lit(-1.0)))
+    assert ingest_period(broken, toy_day(3))[0].status == "stopped"
+    assert landed_until(project) == toy_day(3).since
+    assert {m.table for m in ingest_period(project, toy_day(3)) if m.status == "landed"} == {"orders"}
+    assert landed_until(project) == toy_day(3).until
 
 
 def test_a_bad_row_goes_to_quarantine_with_its_rule(make_toy: Make, toy_day: Day) -> None:

@@ -1,10 +1,14 @@
 """The skew probe as a flow: what was served in a period is compared, and what was found is kept."""
 
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from tests.skew.harness import ASKED, build_base
+from feature_repo.contract import Period
+from services.journal import format_instant
+from tests.skew.harness import ASKED, build_base, find_stretch
 
 
 def test_the_flow_compares_the_period_and_says_when_there_is_nothing(
@@ -24,3 +28,11 @@ def test_the_flow_compares_the_period_and_says_when_there_is_nothing(
     assert sum(one["mismatched"] for one in told["verdict"]["features"]) == 0
     assert read_skew(base.project)["mismatched"].sum() == 0
     assert (tmp_path / "home" / METRICS).is_file()
+    landed = find_stretch(base.project).until
+    hour = timedelta(hours=1)
+    at_the_end = replace(base.answer()[0], requested_at=format_instant(landed))
+    base.project.journal.append([replace(at_the_end, prediction_id="at-the-end")])
+    base.project.journal.close()
+    assert skew_probe(landed, landed + hour)["answers"] == 0
+    late = skew_probe(day.since, landed + hour)
+    assert (late["answers"], late["period"]) == (100, str(Period(day.since, landed)))

@@ -1,6 +1,7 @@
 """The skew probe: clean answers give no finding, each injected skew is found, named and kept."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData
 from flows.features import build_features, materialize_period
 from flows.policy.skew import FeatureSkew
-from flows.skew import METRICS, compare_answers, keep_report, probe_skew, read_skew
+from flows.skew import METRICS, SkewReport, compare_answers, keep_report, probe_skew, read_skew
 from services.journal import Prediction
 from services.schemas import build_wire
 from tests.skew.harness import ASKED, FIRST, LAST, Base, build_base, find_stretch, judge, open_on
@@ -70,6 +71,45 @@ def test_a_value_that_the_answer_withheld_is_counted_apart(base: Base, clean: li
     assert (temp.compared, temp.mismatched, temp.withheld, temp.lacking) == (0, 0, 50, 50)
 
 
+def withhold(answer: Prediction, names: Sequence[str]) -> Prediction:
+    """Return the answer as it is where the online store has nothing for some features."""
+    flags = json.dumps([{"feature": name, "kind": "missing", "got": None} for name in names])
+    told = {**json.loads(answer.features), **dict.fromkeys(names)}
+    return replace(answer, flags=flags, features=json.dumps(told))
+
+
+def test_answers_that_withheld_what_the_lake_has_are_not_clean(
+    base: Base, clean: list[Prediction], tmp_path: Path
+) -> None:
+    """With no stored value compared there is no rate, no sample for Prometheus, and a reason in words."""
+    copy = base.copy(tmp_path / "home")
+    stored = [f.name for f in base.project.problem.features if f.source != "request"]
+    whole = next(one for one in clean if None not in json.loads(one.features).values())
+    copy.project.journal.append([withhold(whole, stored)])
+    copy.project.journal.close()
+    report = probe_skew(copy.project, build_wire(base.project.problem), asked_in(base))
+    verdict = report.verdict
+    assert (verdict.mismatched, verdict.compared, verdict.ok) == (0, 6, False)
+    assert {find(verdict.features, name).rate for name in stored} == {None}
+    assert any("withheld though the lake has them" in reason for reason in verdict.reasons)
+    keep_report(copy.project, report)
+    rates = dict(read_skew(copy.project).select("feature", "rate").iter_rows())
+    assert (rates["temp"], rates["carrier"]) == (None, 0.0)
+    samples = (tmp_path / "home" / METRICS).read_text()
+    assert 'perennial_skew_rate{feature="temp"}' not in samples
+    assert 'perennial_skew_lacking_values{feature="temp"} 1.0' in samples
+
+
+def test_a_few_values_that_came_too_late_are_let_pass(base: Base, clean: list[Prediction]) -> None:
+    """One in fifty is told of, and is not yet held against the answers; three are."""
+    whole = [one for one in clean if None not in json.loads(one.features).values()][:50]
+    assert len(whole) == 50
+    for late, ok in ((1, True), (3, False)):
+        given = [withhold(one, ["temp"]) if n < late else one for n, one in enumerate(whole)]
+        _, verdict = compare_answers(base.project, build_wire(base.project.problem), given)
+        assert (find(verdict.features, "temp").lacking, verdict.ok) == (late, ok)
+
+
 def test_a_value_off_by_the_last_bit_is_found(base: Base, clean: list[Prediction]) -> None:
     """Nothing is rounded before it is compared."""
     import math
@@ -82,13 +122,50 @@ def test_a_value_off_by_the_last_bit_is_found(base: Base, clean: list[Prediction
     assert [one.name for one in verdict.features if one.mismatched] == ["humid"]
 
 
-def test_a_model_of_fewer_inputs_is_compared_on_those(base: Base, clean: list[Prediction]) -> None:
-    """A feature that the answer's model does not take is no mismatch."""
-    fewer = {k: v for k, v in json.loads(clean[0].features).items() if k != "temp"}
-    given = [replace(clean[0], features=json.dumps(fewer))]
-    _, verdict = compare_answers(base.project, build_wire(base.project.problem), given)
+def without_temp(answer: Prediction, version: str | None = None) -> Prediction:
+    fewer = {k: v for k, v in json.loads(answer.features).items() if k != "temp"}
+    return replace(answer, features=json.dumps(fewer), model_version=version)
+
+
+@pytest.fixture
+def warm(clean: list[Prediction]) -> Prediction:
+    """An answer that knew the temperature."""
+    return next(one for one in clean if json.loads(one.features)["temp"] is not None)
+
+
+def test_a_model_of_fewer_inputs_is_compared_on_those(base: Base, warm: Prediction, tmp_path: Path) -> None:
+    """A feature that the contract of the answer's model does not name is no mismatch."""
+    copy = base.copy(tmp_path / "home")
+    package = tmp_path / "home" / "packages" / "3"
+    package.mkdir(parents=True)
+    fewer = [{"name": name} for name in base.project.problem.feature_names if name != "temp"]
+    (package / "contract.json").write_text(json.dumps({"features": fewer}))
+    wire = build_wire(base.project.problem)
+    _, verdict = compare_answers(copy.project, wire, [without_temp(warm, "3")])
     assert verdict.ok
     assert find(verdict.features, "temp").compared == 0
+    (package / "contract.json").write_text(json.dumps({"features": [*fewer, {"name": "temp"}]}))
+    _, verdict = compare_answers(copy.project, wire, [without_temp(warm, "3")])
+    assert [one.name for one in verdict.features if one.mismatched] == ["temp"]
+
+
+def test_an_input_left_out_of_an_answer_is_found(base: Base, warm: Prediction) -> None:
+    """Without a model an answer uses the problem's inputs: one that is not even named is a mismatch."""
+    _, verdict = compare_answers(base.project, build_wire(base.project.problem), [without_temp(warm)])
+    temp = find(verdict.features, "temp")
+    assert (temp.compared, temp.mismatched, verdict.ok) == (1, 1, False)
+    assert temp.cause
+    assert temp.cause.name == "missing online"
+
+
+def test_a_model_whose_contract_is_gone_is_judged_by_its_other_answers(base: Base, warm: Prediction) -> None:
+    """What none of its answers names is taken for no input; what some name the others lack."""
+    wire = build_wire(base.project.problem)
+    _, verdict = compare_answers(base.project, wire, [without_temp(warm, "9")])
+    assert find(verdict.features, "temp").compared == 0
+    given = [without_temp(warm, "9"), replace(warm, model_version="9")]
+    _, verdict = compare_answers(base.project, wire, given)
+    assert find(verdict.features, "temp").mismatched == 1
 
 
 def test_a_request_that_cannot_be_read_any_more_is_counted(base: Base, clean: list[Prediction]) -> None:
@@ -114,6 +191,21 @@ def test_the_probe_reads_the_journal_and_keeps_what_it_found(base: Base, tmp_pat
     carrier = kept.row(by_predicate=pl.col("feature") == "carrier", named=True)
     assert (carrier["rate"], carrier["cause"]) == (1.0, "spelling")
     assert 'perennial_skew_rate{feature="carrier"} 1.0' in (tmp_path / "home" / METRICS).read_text()
+
+
+def test_a_report_stands_in_the_place_of_one_of_the_same_period_alone(
+    base: Base, clean: list[Prediction], tmp_path: Path
+) -> None:
+    """A probe of several days leaves those of the days, and of another stretch begun with it, as they are."""
+    copy = base.copy(tmp_path / "home")
+    _, verdict = compare_answers(base.project, build_wire(base.project.problem), clean[:20])
+    whole = asked_in(base)
+    days = [Period(whole.since + timedelta(days=n), whole.since + timedelta(days=n + 1)) for n in range(3)]
+    for period in (*days, whole, days[1]):
+        keep_report(copy.project, SkewReport(period, 20, 0, verdict))
+    kept = read_skew(copy.project)
+    assert len(kept) == 4 * 34
+    assert kept.select("since", "until").unique().height == 4
 
 
 def test_the_log_of_writes_tells_a_store_that_was_behind(base: Base, tmp_path: Path) -> None:

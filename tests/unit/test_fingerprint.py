@@ -1,7 +1,9 @@
 """A fingerprint changes with every edit that can change a value, and with no other."""
 
 import dataclasses
+import functools
 import importlib.util
+import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +15,7 @@ import pytest
 
 from feature_repo import transforms
 from feature_repo.code_text import read_code
+from feature_repo.errors import DefinitionChanged
 from feature_repo.fingerprint import (
     describe_problem,
     describe_table,
@@ -21,6 +24,7 @@ from feature_repo.fingerprint import (
     fingerprint_all,
 )
 from feature_repo.problem import PROBLEM
+from feature_repo.request_inputs import SideBySide
 from tests import toy
 
 SOURCE = Path(transforms.__file__).read_text()
@@ -28,8 +32,8 @@ Edit = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
-def fingerprints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
-    """Return what the bundled problem's fingerprints would be with another text of its functions."""
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Return what makes a text a module of its own."""
     loaded = []
 
     def load(text: str) -> ModuleType:
@@ -42,6 +46,13 @@ def fingerprints_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Edit:
         spec.loader.exec_module(module)
         loaded.append(module)
         return module
+
+    return load
+
+
+@pytest.fixture
+def fingerprints_of(load: Callable[[str], ModuleType]) -> Edit:
+    """Return what the bundled problem's fingerprints would be with another text of its functions."""
 
     def fingerprints(old: str = "", new: str = "", text: str = SOURCE) -> dict[str, str]:
         assert old in text
@@ -174,8 +185,13 @@ def test_what_changed_is_told_by_name(fingerprints_of: Edit) -> None:
 
 
 def add_more(requests: pl.DataFrame) -> pl.DataFrame:
-    """Add an input beside those that there are."""
-    return toy.add_request_features(requests).with_columns(hour_v2=pl.col("hour") / 24)
+    """Add an input beside those that there are, and try to change one."""
+    return requests.with_columns(hour_v2=pl.col("hour") / 24, hour=pl.lit(0.0))
+
+
+def add_other(requests: pl.DataFrame) -> pl.DataFrame:
+    """Add another input."""
+    return requests.with_columns(dear=pl.col("amount") > 100)
 
 
 def add_otherwise(requests: pl.DataFrame) -> pl.DataFrame:
@@ -183,15 +199,61 @@ def add_otherwise(requests: pl.DataFrame) -> pl.DataFrame:
     return requests.with_columns(hour=pl.col("ordered_at").dt.hour() + 1.0)
 
 
-def test_request_inputs_may_be_added_but_not_changed() -> None:
-    """A function that calls the old one keeps what an older model takes; another one does not."""
-    before = describe_problem(toy.TOY)
-    more, other = (
-        describe_problem(dataclasses.replace(toy.TOY, add_request_features=f))
-        for f in (add_more, add_otherwise)
+def add_over(requests: pl.DataFrame) -> pl.DataFrame:
+    """Call the old function and change what it made."""
+    return toy.add_request_features(requests).with_columns(hour=pl.col("hour") + 1)
+
+
+OLD = toy.add_request_features
+DISGUISED = functools.wraps(OLD)(functools.partial(add_over).func)
+
+
+def describe_request(add: Callable[[pl.DataFrame], pl.DataFrame]) -> dict:
+    return {"request": describe_problem(dataclasses.replace(toy.TOY, add_request_features=add))["request"]}
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        add_otherwise,
+        add_over,
+        functools.partial(add_over),
+        functools.partial(OLD),
+        DISGUISED,
+        SideBySide((add_over,)),
+        SideBySide((add_more, OLD)),
+    ],
+)
+def test_a_request_input_may_not_be_changed(add: Callable[[pl.DataFrame], pl.DataFrame]) -> None:
+    """Another function is refused, one around the old one too, and one that comes before it."""
+    before = describe_request(OLD)
+    assert [change.table for change in find_changes(before, describe_request(add))] == ["request"]
+    beside = describe_request(SideBySide((OLD, add_more)))
+    assert [change.table for change in find_changes(beside, describe_request(add))] == ["request"]
+
+
+def test_request_inputs_may_be_added_beside() -> None:
+    """Functions side by side keep what older models take, and stay as they are once a model takes them."""
+    first, second, third = (
+        describe_request(SideBySide(functions))
+        for functions in ((OLD,), (OLD, add_more), (OLD, add_more, add_other))
     )
-    assert find_changes(before, more) == []
-    assert [change.table for change in find_changes(before, other)] == ["request"]
+    assert first == describe_request(OLD)
+    assert find_changes(first, second) == find_changes(second, third) == find_changes(first, third) == []
+    assert find_changes(first, json.loads(json.dumps(third))) == []
+    other = describe_request(SideBySide((OLD, add_other, add_more)))
+    assert find_changes(second, other)
+    assert find_changes(second, first)
+
+
+def test_functions_side_by_side_leave_the_older_inputs_alone() -> None:
+    """A later function's columns of an old name do not count; its new ones stand beside them."""
+    asked = pl.DataFrame({"ordered_at": [toy.START.replace(hour=12), None], "amount": [1.5, 200.0]})
+    asked = asked.with_columns(pl.col("ordered_at").cast(toy.INSTANT))
+    made = SideBySide((OLD, add_more, add_other))(asked)
+    assert made.select(OLD(asked).columns).equals(OLD(asked))
+    assert made["hour_v2"].to_list() == [0.5, None]
+    assert made["dear"].to_list() == [False, True]
 
 
 def test_a_lambda_and_a_closure_are_told_by_their_content() -> None:
@@ -202,3 +264,142 @@ def test_a_lambda_and_a_closure_are_told_by_their_content() -> None:
 
     assert read_code(make(1)) == read_code(make(1))
     assert read_code(make(1)) != read_code(make(2))
+
+
+CODE = """
+import functools
+import numpy as np
+import pandas as pd
+import polars as pl
+
+CAP = 3
+LIMIT = 4
+ARRAY = np.arange(5_000)
+NAMED = np.array([(1, 2.0)], dtype=[("a", "i8"), ("b", "f8")])
+FRAME = pl.DataFrame({"a": [1]}, schema={"a": pl.Int64})
+COLUMN = pl.Series("a", ["x"])
+PANDAS = pd.DataFrame({"a": range(2_000)}, index=range(2_000))
+INDEX = pd.Series(range(1_001))
+KINDS = pd.Series(pd.Categorical(["x"], categories=["x", "y"]))
+LITERAL = pl.lit(pl.Series([1, 2, 3]))
+LISTED = pl.col("a").is_in([1, 2, 3, 4, 5])
+
+
+def keeps(raw, ticks, CAP=CAP):
+    return CAP
+
+
+def keeps_by_name(raw, ticks, *, CAP=(CAP, 1)):
+    return CAP
+
+
+def make(limit):
+    def inner(raw, ticks, limit=limit):
+        return limit
+    return inner
+
+
+closed = make(7)
+
+
+def shadows(raw, ticks):
+    return [CAP for CAP in range(CAP)]
+
+
+def takes(name):
+    def around(function):
+        return lambda raw, ticks: function(raw, ticks)[name]
+    return around
+
+
+@takes(LIMIT)
+def decorated(raw, ticks, LIMIT=1):
+    return LIMIT
+
+
+@functools.singledispatch
+def dispatched(raw, ticks=None):
+    return 1
+
+
+@dispatched.register(int)
+def _(raw, ticks=None):
+    return 2
+
+
+def uses_array(raw, ticks):
+    return ARRAY, NAMED
+
+
+def uses_frames(raw, ticks):
+    return FRAME, COLUMN, PANDAS, INDEX, KINDS
+
+
+def uses_expressions(raw, ticks):
+    return LITERAL, LISTED
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("keeps", "CAP = 3", "CAP = 4"),
+        ("keeps_by_name", "CAP = 3", "CAP = 4"),
+        ("closed", "make(7)", "make(8)"),
+        ("shadows", "CAP = 3", "CAP = 4"),
+        ("decorated", "LIMIT = 4", "LIMIT = 5"),
+        ("decorated", "function(raw, ticks)[name]", "function(raw, ticks)[name] + 1"),
+        ("decorated", "LIMIT=1", "LIMIT=2"),
+        ("dispatched", "return 2", "return 3"),
+        ("dispatched", "return 1", "return 3"),
+        ("uses_array", "np.arange(5_000)", "np.where(np.arange(5_000) == 2_500, 0, np.arange(5_000))"),
+        ("uses_array", "np.arange(5_000)", "np.arange(5_000).astype(float)"),
+        ("uses_array", "np.arange(5_000)", "np.arange(5_000).reshape(2, -1)"),
+        ("uses_array", '("b", "f8")', '("c", "f8")'),
+        ("uses_frames", '{"a": pl.Int64}', '{"a": pl.Int32}'),
+        ("uses_frames", '"a", ["x"]', '"b", ["x"]'),
+        ("uses_frames", "index=range(2_000)", "index=range(1, 2_001)"),
+        ("uses_frames", '{"a": range(2_000)}', '{"a": [0, 7, *range(2, 2_000)]}'),
+        ("uses_frames", "range(1_001)", "[0, *range(2, 1_001), 1]"),
+        ("uses_frames", '["x", "y"]', '["y", "x"]'),
+        ("uses_expressions", "Series([1, 2, 3])", "Series([1, 2, 4])"),
+        ("uses_expressions", "[1, 2, 3, 4, 5]", "[1, 2, 9, 4, 5]"),
+    ],
+)
+def test_values_around_a_function_count(
+    load: Callable[[str], ModuleType], name: str, old: str, new: str
+) -> None:
+    """Defaults, decorators, registrations and constants of any size are read by their content."""
+    assert old in CODE
+    before, same, edited = (getattr(load(text), name) for text in (CODE, CODE, CODE.replace(old, new)))
+    assert read_code(before) == read_code(same)
+    assert read_code(before) != read_code(edited)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "globals()['CAP']",
+        "eval('CAP')",
+        "open('caps.txt').read()",
+        "Path('caps.txt').read_text()",
+        "pl.read_csv('caps.csv')",
+        "pl.scan_parquet('caps.parquet')",
+        "np.load('caps.npy')",
+        "os.environ['CAP']",
+        "os.getenv('CAP')",
+        "importlib.import_module('caps').CAP",
+        "raw.select(MAPPED)",
+        "LAZY.collect()",
+    ],
+)
+def test_what_a_fingerprint_cannot_see_is_refused(load: Callable[[str], ModuleType], body: str) -> None:
+    """A file, the environment, names by text and Python inside an expression have no content to tell."""
+    heads = (
+        "import importlib, os\nfrom pathlib import Path\nimport numpy as np\nimport polars as pl\nCAP = 3\n"
+    )
+    heads += "MAPPED = pl.col('a').map_elements(lambda x: len(str(x)), return_dtype=pl.Int64)\n"
+    heads += "LAZY = pl.LazyFrame({'a': [1]})\n"
+    module = load(f"{heads}\n\ndef compute(raw, ticks):\n    return {body}\n")
+    with pytest.raises(DefinitionChanged, match="fingerprint of"):
+        read_code(module.compute)
