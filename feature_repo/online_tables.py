@@ -18,6 +18,7 @@ from typing import Any
 
 STAMP = "event_timestamp"
 JOINED = 60  # SQLite joins at most 64 tables in a statement
+KEPT = 5_000  # vectors, some kilobytes each
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 Row = tuple[Any, ...]
@@ -82,6 +83,8 @@ class OnlineTables:
         self._connection: sqlite3.Connection | None = None
         self._opened_on: tuple[int, int] | None = None
         self._writing = threading.Lock()
+        self._kept: dict[tuple[int, Any], Vector] = {}  # vectors read since the file last changed
+        self._kept_at: int | None = None
 
     def apply(self, tables: Sequence[OnlineTable], dropped: Sequence[str] = ()) -> list[str]:
         """Make the tables, and anew those of another layout; return the names of what was made, empty.
@@ -114,16 +117,27 @@ class OnlineTables:
     def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Vector]:
         """Return what a query reads for each row of keys.
 
-        A table that is not there yet, as of a version that no run has made, has no row.
+        A table that is not there yet, as of a version that no run has made, has no row. What was read
+        since the last change of the file, by whomever, is not read again.
         """
-        connection, asked = self.connect(), list(keys)
+        connection, asked = self.connect(), list(map(tuple, keys))
+        kept, of = self._find_kept(connection), id(query)
         try:
-            return [query.run(connection, row) for row in asked]
+            vectors = [kept.get((of, row)) or query.run(connection, row) for row in asked]
+            kept.update(zip(((of, row) for row in asked), vectors, strict=True))
+            return vectors
         except sqlite3.OperationalError:
             rest = query.without_absent(connection)
             if rest is None:
                 raise
             return [rest.run(connection, row) for row in asked]
+
+    def _find_kept(self, connection: sqlite3.Connection) -> dict[tuple[int, Any], Vector]:
+        version = connection.execute("PRAGMA data_version").fetchone()[0]  # counts the others' commits
+        if version != self._kept_at or len(self._kept) > KEPT:
+            # Another one, so that who still reads for the old one does not write into it.
+            self._kept, self._kept_at = {}, version
+        return self._kept
 
     def list_empty(self, names: Sequence[str]) -> list[str]:
         """Return which of the tables have no row."""
@@ -167,6 +181,7 @@ class OnlineTables:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+            self._kept, self._kept_at = {}, None
 
     def _identify(self) -> tuple[int, int] | None:
         try:

@@ -33,6 +33,20 @@ def test_a_vector_is_one_row_of_all_tables(tables: OnlineTables) -> None:
     ]
 
 
+def test_what_is_kept_of_a_read_ends_with_the_next_write(tables: OnlineTables, tmp_path: Path) -> None:
+    """By this process or by another: the next read has the new row, also where there was none."""
+    other, query = OnlineTables(tmp_path / "online.db"), VectorQuery([ONE])
+    for tick in range(1, 6):
+        for writer in (tables, other):
+            writer.write([(ONE, [("n", tick, float(tick), 1 if writer is tables else 2)])])
+            for reader in (tables, other):
+                for _ in range(2):
+                    assert reader.read(query, [("n",), ("m",)]) == [
+                        ((tick,), (float(tick), 1 if writer is tables else 2)),
+                        ((None,), (None, None)),
+                    ]
+
+
 def test_more_tables_than_sqlite_joins_are_read_as_well(tmp_path: Path) -> None:
     """A hundred tables are one vector."""
     many = [OnlineTable(f"t{i}", {"k": "TEXT"}, {f"f{i}": "INTEGER"}) for i in range(100)]
