@@ -1,16 +1,19 @@
-"""Scores without a DataFrame: an estimator's trees, interpreted by Treelite from a plain row of numbers.
+"""Scores without a DataFrame: an estimator's trees, read by Treelite, from a plain row of numbers.
 
 Made in this process from an estimator that was loaded as data; nothing compiled comes out of a registry.
 Whoever makes one compares it with the estimator. A family that is not known here is answered by scikit-learn.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+
+from services.bitvectors import build_bit_vectors
 
 Rows = Sequence[Mapping[str, Any]]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
@@ -27,6 +30,7 @@ class CompiledTrees:
         self.family = f"treelite {treelite.__version__}"
         self._model = model
         self._predict: Callable[..., Any] = treelite.gtil.predict
+        self._bits = build_bit_vectors(model)
         self._rounded = rounded
         self._codes = [(place, c.name, c.codes) for place, c in enumerate(columns) if c.codes is not None]
         self._names = [column.name for column in columns]
@@ -34,9 +38,14 @@ class CompiledTrees:
 
     def score(self, rows: Rows) -> list[float]:
         """Return the probability of the second class for each row of named inputs."""
-        matrix = np.array([self._encode(row) for row in rows], dtype=np.float64)
+        encoded = [self._encode(row) for row in rows]
+        if self._bits and not self._rounded:
+            return self._bits.score(encoded)
+        matrix = np.array(encoded, dtype=np.float64)
         if self._rounded:
             matrix = matrix.astype(np.float32).astype(np.float64)
+            if self._bits:
+                return self._bits.score(matrix.tolist())
         scores = self._predict(self._model, matrix, nthread=1)
         probabilities: list[float] = scores.reshape(len(rows), -1)[:, -1].tolist()
         return probabilities
@@ -71,7 +80,10 @@ def compile_estimator(estimator: Any, names: Sequence[str]) -> CompiledTrees | N
     columns = _read_columns(estimator, names)
     if columns is None or len(columns) != trees.n_features_in_:
         return None
-    return CompiledTrees(treelite.sklearn.import_model(trees), columns, rounded=kind in ROUNDED)
+    with warnings.catch_warnings():  # Treelite turns the categories to integers, null among them
+        warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
+        model = treelite.sklearn.import_model(trees)
+    return CompiledTrees(model, columns, rounded=kind in ROUNDED)
 
 
 def _read_columns(estimator: Any, names: Sequence[str]) -> list[Column] | None:

@@ -70,3 +70,37 @@ def test_what_is_not_known_is_left_to_scikit_learn() -> None:
         (trees, late + (frame["b"] > 0)),
     ):
         assert compile_estimator(estimator.fit(frame, target), NUMBERS) is None
+
+
+@pytest.mark.parametrize("leaves", [4, 16, 17, 60, 100])
+def test_trees_of_any_size_give_the_same_at_every_threshold(leaves: int) -> None:
+    """Small ones by bit vectors, large ones by the interpreter; around each threshold, null, infinite."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    rng = np.random.default_rng(leaves)
+    frame = pd.DataFrame(rng.normal(size=(4_000, 3)).round(2), columns=NUMBERS)
+    frame["c"] = rng.integers(0, 40, 4_000).astype(float)
+    late = (frame["a"] * frame["b"] + (frame["c"] % 3) + rng.normal(size=4_000) > 1).astype(int)
+    frame.loc[::9, "b"] = np.nan
+    frame.loc[::17, "c"] = np.nan
+    estimator = HistGradientBoostingClassifier(
+        max_iter=20, max_leaf_nodes=leaves, categorical_features=[2], min_samples_leaf=5, random_state=0
+    ).fit(frame, late)
+    compiled = compile_estimator(estimator, NUMBERS)
+    assert compiled is not None
+    assert (compiled._bits is not None) == (leaves <= 64)
+    thresholds = {
+        float(node["num_threshold"])
+        for [tree] in estimator._predictors
+        for node in tree.nodes
+        if not node["is_leaf"] and not node["is_categorical"]
+    }
+    edges = [e for t in thresholds for e in (np.nextafter(t, -9), t, np.nextafter(t, 9))]
+    edges = [*edges, np.nan, np.inf, -np.inf]
+    asked = pd.DataFrame([(e, edges[-1 - i], float(i % 40)) for i, e in enumerate(edges)], columns=NUMBERS)
+    asked.loc[::5, "c"] = np.nan
+    expected = estimator.predict_proba(asked)[:, 1]
+    rows = to_rows(asked)
+    scores = compiled.score(rows)
+    assert np.abs(expected - scores).max() <= 1e-12
+    assert [compiled.score([row])[0] for row in rows] == scores
