@@ -71,9 +71,11 @@ class Inputs:
         flags: list[Flag] = []
         for name, low, high in self._numbers:
             value = features[name]
+            if value.__class__ is float and low <= value <= high:
+                continue  # nearly always
             if value is None:
                 self._note_null(name, vector, flags)
-            elif not isinstance(value, float | int):
+            elif not isinstance(value, (float, int)):
                 flags.append(Flag(name, "wrong_type", _show(value)))
                 features[name] = None
             elif not low <= value <= high and name not in calendar:

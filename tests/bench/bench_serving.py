@@ -96,7 +96,7 @@ class Bench:
         """Return the version that our service says answers as its shadow; empty if none does."""
         url = f"http://127.0.0.1:{self._up[OURS[1]][0].peer.port}/live"
         with urllib.request.urlopen(url, timeout=10) as answer:
-            return str(json.loads(answer.read()).get("shadow") or "")
+            return str(json.loads(answer.read()).get("challenger") or "")
 
     def _start_own(self, name: str) -> Peer:
         own = Own(self._material, self._folder / name)
