@@ -106,6 +106,11 @@ class PredictionApp:
         }
         return _json(status)
 
+    async def metrics(self, request: Request) -> Response:
+        """Tell Prometheus what was counted, by all workers."""
+        text, kind = await asyncio.to_thread(self._metrics.render)
+        return Response(text, media_type=kind)
+
     async def openapi(self, request: Request) -> Response:
         """Describe the service to machines."""
         return _json(describe(self._problem, self._wire))
@@ -214,6 +219,7 @@ def build_app(
     named = {
         "/feedback": (app.feedback, "POST"),
         "/live": (app.live, "GET"),
+        "/metrics": (app.metrics, "GET"),
         "/openapi.json": (app.openapi, "GET"),
         "/docs": (app.docs, "GET"),
         "/": (app.index, "GET"),

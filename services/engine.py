@@ -26,7 +26,6 @@ from services.journal import Journal
 GROUP = 256  # rows answered together, or one request's list if that is longer
 SHED = 2_000  # waiting rows
 REFUSE = 10_000
-WRITTEN = 1  # groups that may be at the disk while the next one gathers: more would make groups smaller
 MAX_HUNG = 16  # threads that were given up and have not come back: beyond it the rule answers
 CHECKS = 10  # of the deadline, while it runs
 
@@ -54,7 +53,6 @@ class Group:
     without: frozenset[str] = frozenset()
     since: float = field(default_factory=time.monotonic)
     claim: list[bool] = field(default_factory=lambda: [True])
-    done: Callable[[], None] = lambda: None
 
     def take_claim(self) -> bool:
         """Return whether the group is the caller's to answer: once."""
@@ -76,7 +74,6 @@ class Engine:
         self._deadline = deadline
         self._queue: Queue = queue.SimpleQueue()
         self._shed: Queue = queue.SimpleQueue()
-        self._slots = threading.Semaphore(WRITTEN)
         self._waiting = 0  # rows; touched by the loop alone
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: list[_Worker] = []  # the one that asks models, the one that does not
@@ -86,8 +83,8 @@ class Engine:
     def start(self) -> None:
         """Start on the running loop."""
         self._loop = asyncio.get_running_loop()
-        by_rule = _Worker(self._shed, self._answer_by_rule, threading.Semaphore(WRITTEN))
-        self._workers = [_Worker(self._queue, self._answer, self._slots), by_rule]
+        by_rule = _Worker(self._shed, self._answer_by_rule)
+        self._workers = [_Worker(self._queue, self._answer), by_rule]
         self._watch = self._loop.create_task(self._watch_deadlines())
 
     async def stop(self) -> None:
@@ -131,7 +128,6 @@ class Engine:
         except Exception as error:  # the requests must hear of it
             log.exception("a group of %d requests", len(group.asked))
             if group.take_claim():
-                group.done()
                 self._tell(group, [error] * len(group.asked))
             return
         if group.take_claim():
@@ -143,7 +139,6 @@ class Engine:
 
         def tell(done: "Future[None]") -> None:
             error = done.exception()
-            group.done()
             self._tell(group, made if error is None else [error] * len(made))
 
         self._journal.submit(predictions, dead_letters).add_done_callback(tell)
@@ -176,11 +171,10 @@ class Engine:
         name = self._answering.circuits.give_up(worker.ident or 0)
         log.error("no answer after %g s in %s: going on without", self._deadline, name or "our own code")
         worker.gone = True
-        group.done()
         if worker.next:
             self._queue.put(worker.next)
         self._hung = [w for w in self._hung if w.is_alive()] + [worker]
-        self._workers[0] = _Worker(self._queue, self._answer, self._slots)
+        self._workers[0] = _Worker(self._queue, self._answer)
         again = Group(group.asked, group.without | {name or ""})
         (self._queue if name else self._shed).put(again)
 
@@ -188,11 +182,10 @@ class Engine:
 class _Worker(threading.Thread):
     """Takes all that waits, up to a group, and answers it."""
 
-    def __init__(self, waiting: "Queue", answer: Callable[[Group], None], slots: threading.Semaphore) -> None:
+    def __init__(self, waiting: "Queue", answer: Callable[[Group], None]) -> None:
         super().__init__(name="answering", daemon=True)
         self.waiting = waiting
         self._answer = answer
-        self._slots = slots
         self.next: Group | None = None
         self.group: Group | None = None
         self.gone = False
@@ -202,9 +195,7 @@ class _Worker(threading.Thread):
         """Answer until told to end, or given up."""
         ending = False
         while not ending and not self.gone:
-            self._slots.acquire()
             group, ending = self._take()
-            group.done = self._slots.release
             if group.asked:
                 self.group = group
                 self._answer(group)

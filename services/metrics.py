@@ -32,7 +32,8 @@ class Metrics:
     def __init__(self, registry: Any = None) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        into = {"registry": registry or CollectorRegistry()}
+        self._registry = registry or CollectorRegistry()
+        into = {"registry": self._registry}
         live = {"multiprocess_mode": "livesum", **into}
         counters = {name: Counter(f"perennial_{name}", *told, **into) for name, told in COUNTERS.items()}
         self.requests = counters["requests"]
@@ -52,6 +53,17 @@ class Metrics:
         self.ages = Histogram("perennial_feature_age_seconds", told, ("view",), buckets=AGES, **into)
         self.serving = Gauge("perennial_serving_workers", "Workers by version.", ("role", "version"), **live)
         self.registry_up = Gauge("perennial_registry_up_workers", "Workers that reach the registry.", **live)
+
+    def render(self) -> tuple[bytes, str]:
+        """Return all workers' metrics as Prometheus reads them, and the type of that text."""
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = self._registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def note_answers(self, answers: Sequence[Answer]) -> None:
         """Count answers and their flags."""

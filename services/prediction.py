@@ -164,8 +164,9 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     decorate = bentoml.service(
         name="PredictionService",
         workers=settings.service_workers,
-        # Per request these cost more than the model does.
+        # Per request these cost more than the model does; /metrics is the app's own.
         logging={"access": {"enabled": False}},
+        metrics={"enabled": False},
         tracing={"excluded_urls": ".*"},
         # Two workers on two cores: threads of one worker would only wait for each other.
         envs=[{"name": name, "value": "1"} for name in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS")],
