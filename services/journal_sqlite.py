@@ -74,7 +74,7 @@ class SqliteTables:
                 self._settle_doubt(connection)
             values = list(chain.from_iterable(chain.from_iterable(batch.predictions for batch in batches)))
             rows = len(values) // len(PREDICTION)
-            more = any(batch.dead_letters or batch.outcomes or batch.replayed for batch in batches)
+            more = any(any(batch[1:]) for batch in batches)
             if 0 < rows <= ROWS and not more:
                 insert_predictions(connection, values)  # one statement: a transaction by itself
                 return [[] for _ in batches]
