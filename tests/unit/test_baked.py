@@ -29,7 +29,7 @@ def serve(models):
     live = LiveModels(registry, models, 60, Metrics())
     live.start()
     live.stop()
-    return live.serving.versions
+    return live.serving.versions[:2]
 
 
 def test_a_baked_model_serves_when_no_registry_answers(packages, tmp_path):
