@@ -77,7 +77,8 @@ def _draw(found: Sequence["FeatureReport"], *, known: bool) -> None:
 
 def _draw_table(found: Sequence["FeatureReport"], width: int) -> None:
     first = found[0]
-    state = [f"fresh for {first.fresh_for}"] if first.table != "request" else [first.fresh_for]
+    limit = first.fresh_for.removesuffix(", 0:00:00")
+    state = [f"fresh for {limit}"] if first.table != "request" else [limit]
     state += [f"{first.age_hours:.1f} h old"] if first.age_hours is not None else []
     state += [f"{first.cost_ms:.2f} ms a tick"] if first.cost_ms is not None else []
     _say(f"\n{first.table}: {', '.join(state)}")
