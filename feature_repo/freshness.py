@@ -8,9 +8,9 @@ either side. Where more than half is gone, the ladder does not ask a model at al
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -18,8 +18,7 @@ from feature_repo.contract import FeatureTable, Problem
 from feature_repo.online_tables import to_microseconds
 
 
-@dataclass(frozen=True, slots=True)
-class OnlineVector:
+class OnlineVector(NamedTuple):
     """Store-backed features of one request; None where there is no value that may be used.
 
     missing   features that the store has no value for
@@ -27,10 +26,23 @@ class OnlineVector:
     ages      view -> age in seconds of the row that it holds, expired or not
     """
 
-    values: dict[str, Any]
+    values: Mapping[str, Any]
     missing: tuple[str, ...]
     expired: dict[str, float]
-    ages: Mapping[str, float] = field(default_factory=dict)
+    ages: Mapping[str, float] = MappingProxyType({})
+
+
+class Held(NamedTuple):
+    """The newest rows that there are of one request's keys, whatever their age.
+
+    values   feature -> value, None where there is none; numbers are floats
+    missing  features of tables that have no row
+    rows     of each other table: its name, features, `ttl` in seconds, and its row's microseconds since 1970
+    """
+
+    values: Mapping[str, Any]
+    missing: tuple[str, ...]
+    rows: Sequence[tuple[str, tuple[str, ...], float, int]]
 
 
 class Freshness:
@@ -42,30 +54,38 @@ class Freshness:
         self._names = tuple(kinds)
         self._whole = tuple(name for name, kind in kinds.items() if kind not in {pl.Float64, pl.String})
 
-    def judge(self, stamps: Sequence[int | None], values: Sequence[Any], at: datetime) -> OnlineVector:
-        """Return the newest rows that there are, judged at an instant.
+    def hold(self, stamps: Sequence[int | None], values: Sequence[Any]) -> Held:
+        """Return the rows that a store read, ready to be judged at any instant.
 
         stamps  of each table's row, in microseconds since 1970; None: no row
         values  of all tables' features, in the order in which the tables state them
         """
         held = dict(zip(self._names, values, strict=True))
         missing: tuple[str, ...] = ()
-        expired: dict[str, float] = {}
-        ages: dict[str, float] = {}
-        now = to_microseconds(at)
-        for (table, features, ttl), stamp in zip(self._tables, stamps, strict=True):
+        rows = []
+        for table, stamp in zip(self._tables, stamps, strict=True):
             if stamp is None:
-                missing += features
-                held.update(dict.fromkeys(features))
-                continue
-            ages[table] = age = (now - stamp) / 1e6
-            if not 0 <= age <= ttl:
-                expired.update(dict.fromkeys(features, age))
-                held.update(dict.fromkeys(features))
+                missing += table[1]
+            else:
+                rows.append((*table, stamp))
+        held.update(dict.fromkeys(missing))
         for name in self._whole:
             if held[name] is not None:
                 held[name] = float(held[name])
-        return OnlineVector(held, missing, expired, ages)
+        return Held(held, missing, rows)
+
+    @staticmethod
+    def judge(held: Held, at: datetime) -> OnlineVector:
+        """Return what may be used of some rows at an instant."""
+        expired: dict[str, float] = {}
+        ages: dict[str, float] = {}
+        now = to_microseconds(at)
+        for table, features, ttl, stamp in held.rows:
+            ages[table] = age = (now - stamp) / 1e6
+            if not 0 <= age <= ttl:
+                expired.update(dict.fromkeys(features, age))
+        values = {**held.values, **dict.fromkeys(expired)} if expired else held.values
+        return OnlineVector(values, held.missing, expired, ages)
 
 
 def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:
@@ -76,9 +96,10 @@ def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at
     firsts = (next(iter(table.features)) for table in problem.feature_tables)
     seconds = [answer[f"{name}__ts"][index] for name in firsts]
     values = [answer[name][index] for table in problem.feature_tables for name in table.features]
-    return Freshness(problem.feature_tables).judge(
+    freshness = Freshness(problem.feature_tables)
+    held = freshness.hold(
         [round(second * 1e6) if second > 0 else None for second in seconds],
         # NaN stands for null wherever pandas has been.
         [None if isinstance(value, float) and math.isnan(value) else value for value in values],
-        at,
     )
+    return freshness.judge(held, at)

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ KEPT = 5_000  # vectors, some kilobytes each
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 Row = tuple[Any, ...]
-Vector = tuple[Row, Row]
+Shape = Callable[[Row, Row], Any]
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,20 @@ class OnlineTable:
 
 
 class VectorQuery:
-    """Reads the row of one key in each of some tables at once, given values of `keys` in their order."""
+    """Reads the row of one key in each of some tables at once, given values of `keys` in their order.
 
-    def __init__(self, tables: Sequence[OnlineTable], absent: AbstractSet[str] = frozenset()) -> None:
+    shape  what is made of each table's stamp, and all tables' features; as they are if it is not given
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[OnlineTable],
+        shape: Shape = lambda stamps, values: (stamps, values),
+        absent: AbstractSet[str] = frozenset(),
+    ) -> None:
         self._tables = tables
+        self._shape = shape
+        self.kept: tuple[Any, dict[Row, Any]] = (None, {})  # a state of the file, and what was read in it
         self.keys = tuple(key for table in tables for key in table.keys)
         self._parts: list[tuple[str, slice | None, int]] = []  # statement, its keys (None: all), its tables
         start = 0
@@ -58,18 +68,18 @@ class VectorQuery:
         """Return the query that finds nothing in tables that are not there; None if that does not help."""
         absent = {table.name for table in self._tables if not read_layout(connection, table.name)}
         some = 0 < len(absent) < len(self._tables)
-        return VectorQuery(self._tables, absent) if some else None
+        return VectorQuery(self._tables, self._shape, absent) if some else None
 
-    def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Vector:
-        """Return each table's stamp, and all tables' features; None where there is no row of that key."""
+    def run(self, connection: sqlite3.Connection, keys: Sequence[Any]) -> Any:
+        """Return what a key has, in shape: None stands where a table has no row of it."""
         stamps: Row = ()
         values: Row = ()
         for sql, given, count in self._parts:
             row = connection.execute(sql, keys if given is None else keys[given]).fetchone()
             if given is None:
-                return row[:count], row[count:]
+                return self._shape(row[:count], row[count:])
             stamps, values = stamps + row[:count], values + row[count:]
-        return stamps, values
+        return self._shape(stamps, values)
 
 
 class OnlineTables:
@@ -83,8 +93,7 @@ class OnlineTables:
         self._connection: sqlite3.Connection | None = None
         self._opened_on: tuple[int, int] | None = None
         self._writing = threading.Lock()
-        self._kept: dict[tuple[int, Any], Vector] = {}  # vectors read since the file last changed
-        self._kept_at: int | None = None
+        self._commits = 0  # our own: SQLite tells a connection of the others' alone
 
     def apply(self, tables: Sequence[OnlineTable], dropped: Sequence[str] = ()) -> list[str]:
         """Make the tables, and anew those of another layout; return the names of what was made, empty.
@@ -114,17 +123,17 @@ class OnlineTables:
                 for table, rows in parts
             )
 
-    def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Vector]:
+    def read(self, query: VectorQuery, keys: Iterable[Sequence[Any]]) -> list[Any]:
         """Return what a query reads for each row of keys.
 
         A table that is not there yet, as of a version that no run has made, has no row. What was read
         since the last change of the file, by whomever, is not read again.
         """
         connection, asked = self.connect(), list(map(tuple, keys))
-        kept, of = self._find_kept(connection), id(query)
+        kept = self._find_kept(query, connection)
         try:
-            vectors = [kept.get((of, row)) or query.run(connection, row) for row in asked]
-            kept.update(zip(((of, row) for row in asked), vectors, strict=True))
+            vectors = [kept.get(row) or query.run(connection, row) for row in asked]
+            kept.update(zip(asked, vectors, strict=True))
             return vectors
         except sqlite3.OperationalError:
             rest = query.without_absent(connection)
@@ -132,12 +141,14 @@ class OnlineTables:
                 raise
             return [rest.run(connection, row) for row in asked]
 
-    def _find_kept(self, connection: sqlite3.Connection) -> dict[tuple[int, Any], Vector]:
+    def _find_kept(self, query: VectorQuery, connection: sqlite3.Connection) -> dict[Row, Any]:
         version = connection.execute("PRAGMA data_version").fetchone()[0]  # counts the others' commits
-        if version != self._kept_at or len(self._kept) > KEPT:
+        state, (known, kept) = (connection, version, self._commits), query.kept
+        if state != known or len(kept) > KEPT:
             # Another one, so that who still reads for the old one does not write into it.
-            self._kept, self._kept_at = {}, version
-        return self._kept
+            kept = {}
+            query.kept = state, kept
+        return kept
 
     def list_empty(self, names: Sequence[str]) -> list[str]:
         """Return which of the tables have no row."""
@@ -181,7 +192,7 @@ class OnlineTables:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
-            self._kept, self._kept_at = {}, None
+            self._commits += 1
 
     def _identify(self) -> tuple[int, int] | None:
         try:

@@ -41,7 +41,7 @@ class FeatureStore:
         self._online = OnlineTables(home / "feast" / "online.db")
         self._layouts = {table.name: _lay_out(table) for table in problem.feature_tables}
         self._freshness = Freshness(problem.feature_tables)
-        self._query = VectorQuery(list(self._layouts.values()))
+        self._query = VectorQuery(list(self._layouts.values()), self._freshness.hold)
 
     def apply(self) -> None:
         """Register the problem's views and service, and make the online tables. Safe to repeat.
@@ -120,10 +120,8 @@ class FeatureStore:
             held = self._online.read(self._query, ([row[name] for name in names] for row in rows))
         except sqlite3.Error as error:
             raise self._unavailable(error) from error
-        return [
-            self._freshness.judge(stamps, values, row[decided_at])
-            for row, (stamps, values) in zip(rows, held, strict=True)
-        ]
+        judge = self._freshness.judge
+        return [judge(one, row[decided_at]) for row, one in zip(rows, held, strict=True)]
 
     def _pick_newest(self, name: str, frame: pl.DataFrame) -> pl.DataFrame:
         keys = list(self._problem.table(name).keys)

@@ -11,6 +11,7 @@ import msgspec
 import polars as pl
 
 from feature_repo.contract import Problem
+from feature_repo.online_tables import to_microseconds
 from feature_repo.store import OnlineVector
 from services.breaker import Circuits, Resting
 from services.inputs import Inputs
@@ -29,6 +30,7 @@ SEVERITY = (
 )  # a dead letter's kind is the first that applies
 MAX_REASON = 1_000  # characters
 VARIANTS = "89ab"
+_encode = msgspec.json.Encoder().encode
 NOTHING = OnlineVector({}, (), {})
 
 Rows = Sequence[Mapping[str, Any]]
@@ -76,6 +78,7 @@ class Answering:
         self._shadow = shadow
         self._blank = Inputs.of(problem)
         self._stored = tuple(f.name for f in problem.features if f.source != "request")
+        self._asked = tuple(f.name for f in problem.features if f.source == "request")
         self.circuits = Circuits()
         self.store_trouble: str | None = None
 
@@ -138,9 +141,16 @@ class Answering:
 
     def _add_features(self, rows: Rows, without: Collection[str] = ()) -> list[dict[str, Any]]:
         def compute() -> list[dict[str, Any]]:
-            fields = self._problem.request_fields
-            frame = pl.DataFrame(rows, schema_overrides=fields, infer_schema_length=None)
-            return self._problem.add_request_features(frame).to_dicts()
+            fields = self._problem.request_fields.items()  # all that the function reads
+            frame = pl.DataFrame(
+                [_to_series(name, kind, [row[name] for row in rows]) for name, kind in fields]
+            )
+            computed = self._problem.add_request_features(frame)
+            names = [name for name in self._asked if name in computed]
+            columns = zip(*(computed[name].to_list() for name in names), strict=True)
+            return [
+                {**row, **dict(zip(names, new, strict=True))} for row, new in zip(rows, columns, strict=True)
+            ]
 
         return self.circuits.call("request features", compute, without)
 
@@ -171,16 +181,16 @@ class Answering:
         self, rows: Rows, answers: Sequence[Answer], requests: Sequence[bytes], now: datetime
     ) -> Answered:
         received, made = format_instant(now), Answered([], [], [])
-        for row, answer, request, identity in zip(
-            rows, answers, requests, make_ids(now, len(rows)), strict=True
-        ):
-            entity, decided = row[self._problem.entity], row[self._problem.decided_at]
+        entity_name, instant_name = self._problem.entity, self._problem.decided_at
+        ids = make_ids(now, len(rows))
+        for row, answer, request, identity in zip(rows, answers, requests, ids, strict=True):
+            entity, decided = row[entity_name], row[instant_name]
             flags = [_tell(flag) for flag in answer.flags]
             asked = request.decode()
             made.bodies.append(
                 {
                     "prediction_id": identity,
-                    self._problem.entity: entity,
+                    entity_name: entity,
                     "probability": answer.score,
                     "model_version": answer.model_version,
                     "served_by": answer.served_by,
@@ -191,22 +201,30 @@ class Answering:
             )
             made.predictions.append(
                 Prediction(
-                    prediction_id=identity,
-                    entity=entity,
-                    requested_at=format_instant(decided),
-                    received_at=received,
-                    model_version=answer.model_version,
-                    served_by=answer.served_by,
-                    reason=answer.reason,
-                    score=answer.score,
-                    features=msgspec.json.encode(answer.features).decode(),
-                    flags=msgspec.json.encode(flags).decode(),
-                    request=asked,
+                    identity,
+                    entity,
+                    format_instant(decided),
+                    received,
+                    answer.model_version,
+                    answer.served_by,
+                    answer.reason,
+                    answer.score,
+                    _encode(answer.features).decode(),
+                    _encode(flags).decode() if flags else "[]",
+                    asked,
                 )
             )
             if flags:
                 made.dead_letters.append(_bury(answer, asked, received))
         return made
+
+
+def _to_series(name: str, kind: Any, values: list[Any]) -> pl.Series:
+    """Return one request field of some rows. Polars takes seven times as long to read instants."""
+    if isinstance(kind, pl.Datetime) and kind.time_unit == "us" and kind.time_zone:
+        counts = [None if value is None else to_microseconds(value) for value in values]
+        return pl.Series(name, counts, dtype=pl.Int64).cast(kind)
+    return pl.Series(name, values, dtype=kind)
 
 
 def make_ids(now: datetime, count: int) -> list[str]:

@@ -45,7 +45,7 @@ class BitVectors:
         self._leaves = np.zeros((len(leaves), width))
         for tree, values in enumerate(leaves):
             self._leaves[tree, : len(values)] = values
-        self._trees = np.arange(len(leaves))
+        self._trees = np.arange(len(leaves)) * width  # where each one's leaves begin
         full = word(2**width - 1)
         tables, self._starts, self._nulls = [], list[int](), list[int]()
         self._thresholds: list[list[float]] = []
@@ -72,20 +72,23 @@ class BitVectors:
             self.categories.append(codes)
             start += rows + 1
         self._table = np.concatenate(tables)
+        self._first_rows, self._null_rows = np.array([self._starts]).T, np.array([self._nulls]).T
+        used = {split.feature for split in splits}
+        self._splitting = sorted(used) or [0]  # what no tree looks at rules nothing out
 
     def score(self, rows: Sequence[Sequence[float | None]]) -> list[float]:
         """Return the probability of each row of numbers and codes; null is None or not a number."""
-        places = self._place_each(rows) if len(rows) < MANY else self._place_all(rows)
-        left = np.bitwise_and.reduce(self._table[places], axis=1)
+        left = self._rule_out_each(rows) if len(rows) < MANY else self._rule_out_all(rows)
         lowest = left & (~left + self._word(1))
-        reached = np.frexp(lowest.astype(np.float64))[1] - 1  # the place of its one bit
+        reached = (lowest.astype(np.float64).view(np.int64) >> 52) - 1023  # the exponent: its one bit's place
         # One after the other, whatever the number of rows: the same sum to the last bit.
-        sums = np.cumsum(self._leaves[self._trees, reached], axis=1)[:, -1]
+        sums = np.cumsum(self._leaves.take(reached + self._trees), axis=1)[:, -1]
         return [1.0 / (1.0 + math.exp(-total)) for total in (sums + self._base).tolist()]
 
-    def _place_each(self, rows: Sequence[Sequence[float | None]]) -> Any:
+    def _rule_out_each(self, rows: Sequence[Sequence[float | None]]) -> Any:
+        """Return the leaves that no feature rules out: a word a row and tree. A row at a time."""
         parts = list(zip(self._starts, self._nulls, self._thresholds, self.categories, strict=True))
-        return np.array(
+        places = np.array(
             [
                 [
                     null
@@ -96,19 +99,25 @@ class BitVectors:
                 for row in rows
             ]
         )
+        return np.bitwise_and.reduce(self._table[places], axis=1)
 
-    def _place_all(self, rows: Sequence[Sequence[float | None]]) -> Any:
-        matrix = np.array(rows, dtype=np.float64)
-        null = np.isnan(matrix)
-        places = np.empty(matrix.shape, dtype=np.intp)
-        for feature, (start, codes) in enumerate(zip(self._starts, self.categories, strict=True)):
-            column = matrix[:, feature]
+    def _rule_out_all(self, rows: Sequence[Sequence[float | None]]) -> Any:
+        """Return the same. A feature at a time."""
+        columns = np.array(np.array(rows, dtype=np.float64).T, order="C")
+        null = np.isnan(columns)
+        places = np.empty(columns.shape, dtype=np.intp)
+        for feature, codes in enumerate(self.categories):
             if codes:
-                found = np.minimum(np.where(null[:, feature], 0, column), codes).astype(np.intp)
+                columns[feature][null[feature]] = 0
+                places[feature] = np.minimum(columns[feature], codes)
             else:
-                found = np.searchsorted(self._sorted[feature], column)
-            places[:, feature] = np.where(null[:, feature], self._nulls[feature], start + found)
-        return places
+                places[feature] = self._sorted[feature].searchsorted(columns[feature])
+        places += self._first_rows
+        np.copyto(places, self._null_rows, where=null)
+        left = self._table[places[self._splitting[0]]]
+        for feature in self._splitting[1:]:
+            left &= self._table[places[feature]]
+        return left
 
 
 def build_bit_vectors(model: Any) -> BitVectors | None:

@@ -32,7 +32,7 @@ class CompiledTrees:
         self._predict: Callable[..., Any] = treelite.gtil.predict
         self._bits = build_bit_vectors(model)
         self._rounded = rounded
-        self._codes = [(place, c.name, c.codes) for place, c in enumerate(columns) if c.codes is not None]
+        self._codes = [(place, c.codes) for place, c in enumerate(columns) if c.codes is not None]
         self._names = [column.name for column in columns]
         self._pick = itemgetter(*self._names) if len(columns) > 1 else None
 
@@ -52,9 +52,9 @@ class CompiledTrees:
 
     def _encode(self, row: Mapping[str, Any]) -> list[Any]:
         values = list(self._pick(row)) if self._pick else [row[self._names[0]]]
-        for place, name, codes in self._codes:
+        for place, codes in self._codes:
             # Unseen and missing are one to the encoder, and to the trees a branch of their own.
-            values[place] = codes.get(row[name], math.nan)
+            values[place] = codes.get(values[place], math.nan)
         return values
 
 

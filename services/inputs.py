@@ -4,8 +4,9 @@ Made once a version from its contract; a request's check costs a few microsecond
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import contains, itemgetter
 from typing import Any
 
 from feature_repo.contract import Problem
@@ -34,12 +35,18 @@ class Inputs:
     def __init__(self, contract: Mapping[str, Any]) -> None:
         features = contract["features"]
         self.names = tuple(f["name"] for f in features)
-        self._stored = frozenset(f["name"] for f in features if f["source"] != "request")
-        self._sources = tuple((f["name"], f["source"] == "request") for f in features)
+        asked = tuple(f["name"] for f in features if f["source"] == "request")
+        stored = tuple(f["name"] for f in features if f["source"] != "request")
+        self._asked, self._stored, self._sources = asked, frozenset(stored), (*asked, *stored)
+        self._pick_asked, self._pick_stored = _build_pick(asked), _build_pick(stored)
         self._numbers = tuple((f["name"], *_read_range(f)) for f in features if f["kind"] != "category")
         self._categories = tuple((f["name"], _read_seen(f)) for f in features if f["kind"] == "category")
+        self._pick_numbers = _build_pick([name for name, *_ in self._numbers])
+        self._pick_categories = _build_pick([name for name, _ in self._categories])
+        self._seen = tuple(_AnyText() if seen is None else seen for _, seen in self._categories)
         # A value that the store holds as null was observed to be null; training may have seen none such.
         self._never_null = frozenset(f["name"] for f in features if f.get("null_share") == 0)
+        self._nullable = self._stored - self._never_null
         self._order = {name: place for place, name in enumerate(self.names)}
 
     @classmethod
@@ -49,9 +56,12 @@ class Inputs:
         return cls({"features": told})
 
     def gather(self, row: Mapping[str, Any], vector: OnlineVector) -> dict[str, Any]:
-        """Return the model's inputs in its order."""
-        values = vector.values
-        return {name: row.get(name) if asked else values.get(name) for name, asked in self._sources}
+        """Return the model's inputs by name: what the request says first, then what the store holds."""
+        try:
+            values = (*self._pick_asked(row), *self._pick_stored(vector.values))
+        except KeyError:
+            values = (*map(row.get, self._asked), *map(vector.values.get, self._sources[len(self._asked) :]))
+        return dict(zip(self._sources, values, strict=True))
 
     def is_starved(self, vector: OnlineVector) -> bool:
         """Return whether too many of the store-backed features have no usable value."""
@@ -68,11 +78,11 @@ class Inputs:
 
         calendar  features that leave the range seen in training by construction, as time goes by
         """
+        if self._fits(features, vector):  # nearly always
+            return ()
         flags: list[Flag] = []
         for name, low, high in self._numbers:
             value = features[name]
-            if value.__class__ is float and low <= value <= high:
-                continue  # nearly always
             if value is None:
                 self._note_null(name, vector, flags)
             elif not isinstance(value, (float, int)):
@@ -93,12 +103,42 @@ class Inputs:
             flags.sort(key=lambda flag: self._order[flag.feature])
         return tuple(flags)
 
+    def _fits(self, features: Mapping[str, Any], vector: OnlineVector) -> bool:
+        """Return whether all is there and known; False if that takes a closer look."""
+        if vector.missing or vector.expired:
+            return False
+        try:
+            numbers = self._pick_numbers(features)
+            for value, (name, low, high) in zip(numbers, self._numbers, strict=True):
+                if value is None:
+                    if name not in self._nullable or name not in vector.values:
+                        return False
+                elif not low <= value <= high:
+                    return False
+            return all(map(contains, self._seen, self._pick_categories(features)))
+        except TypeError:  # what is no number
+            return False
+
     def _note_null(self, name: str, vector: OnlineVector, flags: list[Flag]) -> None:
         age = vector.expired.get(name)
         if age is not None and name in self._stored:
             flags.append(Flag(name, "expired", round(age, 3)))
         elif name not in vector.values or name in vector.missing or name in self._never_null:
             flags.append(Flag(name, "missing", None))
+
+
+class _AnyText:
+    """The categories of a feature of which training saw none in particular."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str)
+
+
+def _build_pick(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes the values of some names out of a mapping. Raises KeyError."""
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda values: tuple(values[name] for name in names)
 
 
 def _read_range(feature: Mapping[str, Any]) -> tuple[float, float]:

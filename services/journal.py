@@ -26,12 +26,10 @@ from services.journal_records import (
     LetterFilter,
     Outcome,
     Prediction,
-    PredictionRow,
     Replayed,
     ShadowScore,
     Tables,
     format_instant,
-    to_row,
 )
 from services.journal_sqlite import BUSY_SECONDS, SqliteTables
 from services.journal_writer import Writer
@@ -45,7 +43,6 @@ __all__ = [
     "LetterFilter",
     "Outcome",
     "Prediction",
-    "PredictionRow",
     "ShadowScore",
     "format_instant",
 ]
@@ -70,15 +67,15 @@ class Journal:
         self, predictions: Sequence[Prediction], dead_letters: Sequence[DeadLetter] = ()
     ) -> "Future[Any]":
         """Hand over records; the future is done once they are on disk, or raises JournalUnavailable."""
-        return self._submit(Batch([to_row(one) for one in predictions], dead_letters))
+        return self._submit(Batch(predictions, dead_letters))
 
     def write(
-        self, rows: Sequence[PredictionRow], dead_letters: Sequence[DeadLetter] = ()
+        self, predictions: Sequence[Prediction], dead_letters: Sequence[DeadLetter] = ()
     ) -> "asyncio.Future[Any]":
-        """Do what `submit` does at the least cost: called in an event loop, awaited there, rows as tuples."""
+        """Do what `submit` does at the least cost: called in an event loop, awaited there."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
-        self._writer.put(Batch(rows, dead_letters), done, loop)
+        self._writer.put(Batch(predictions, dead_letters), done, loop)
         return done
 
     def append(self, predictions: Sequence[Prediction], dead_letters: Sequence[DeadLetter] = ()) -> None:

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
 from feature_repo.contract import Period
 
-# A prediction as a plain tuple, in the order of Prediction's fields.
-PredictionRow = tuple[str, str, str, str, str | None, str, str, float, str, str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """One answered prediction; `features`, `flags` and `request` are JSON, instants ISO 8601 in UTC."""
 
     prediction_id: str
@@ -97,7 +92,7 @@ class LetterFilter(NamedTuple):
 class Batch(NamedTuple):
     """What one caller wants written: all of it or nothing."""
 
-    predictions: Sequence[PredictionRow] = ()
+    predictions: Sequence[Prediction] = ()
     dead_letters: Sequence[DeadLetter] = ()
     outcomes: Sequence[Outcome] = ()
     replayed: Sequence[Replayed] = ()
@@ -147,7 +142,7 @@ class Tables(Protocol):
         """Return day, kind, how many, and how many of these were replayed."""
 
 
-PREDICTION = tuple(field.name for field in fields(Prediction))
+PREDICTION = Prediction._fields
 LETTER = tuple(field.name for field in fields(DeadLetter))
 COLUMNS = {
     "predictions": PREDICTION,
@@ -157,7 +152,6 @@ COLUMNS = {
     "dead_letters": ("id", *LETTER),
     "shadow_scores": ShadowScore._fields,
 }
-to_row = attrgetter(*PREDICTION)
 
 
 def format_instant(instant: datetime) -> str:

@@ -16,7 +16,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from feature_repo.freshness import OnlineVector
 from services.breaker import Circuits, Resting
@@ -27,8 +27,7 @@ __all__ = ["Answer", "Flag", "Inputs", "Rule", "Rungs", "Scorer", "climb", "fall
 log = logging.getLogger("perennial.ladder")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A score, and where it came from; `features` are the exact values used, in order."""
 
     score: float

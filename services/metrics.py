@@ -1,6 +1,7 @@
 """What the service counts. Labels are bounded: routes, rungs, reasons, features and kinds of flag."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,13 @@ class Metrics:
     """The service's Prometheus metrics; right over several workers if PROMETHEUS_MULTIPROC_DIR is set."""
 
     def __init__(self, registry: Any = None) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+        from prometheus_client import CollectorRegistry, Gauge, Histogram
+        from prometheus_client import Counter as Total
 
         self._registry = registry or CollectorRegistry()
         into = {"registry": self._registry}
         live = {"multiprocess_mode": "livesum", **into}
-        counters = {name: Counter(f"perennial_{name}", *told, **into) for name, told in COUNTERS.items()}
+        counters = {name: Total(f"perennial_{name}", *told, **into) for name, told in COUNTERS.items()}
         self.requests = counters["requests"]
         self.answers = counters["answers"]
         self.flags = counters["flags"]
@@ -67,12 +69,10 @@ class Metrics:
 
     def note_answers(self, answers: Sequence[Answer]) -> None:
         """Count answers and their flags."""
-        counts: dict[tuple[str, str], int] = {}
-        flags: dict[tuple[str, str], int] = {}
-        for answer in answers:
-            counts[answer.served_by, answer.reason] = counts.get((answer.served_by, answer.reason), 0) + 1
-            for flag in answer.flags:
-                flags[flag.feature, flag.kind] = flags.get((flag.feature, flag.kind), 0) + 1
+        counts = Counter((answer.served_by, answer.reason) for answer in answers)
+        flags = Counter(
+            (flag.feature, flag.kind) for answer in answers if answer.flags for flag in answer.flags
+        )
         for labels, count in counts.items():
             self.answers.labels(*labels).inc(count)
         for labels, count in flags.items():
@@ -83,7 +83,8 @@ class Metrics:
         oldest: dict[str, float] = {}
         for vector in vectors:
             for view, age in vector.ages.items():
-                oldest[view] = max(age, oldest.get(view, 0.0))
+                if age >= oldest.setdefault(view, 0.0):
+                    oldest[view] = age
         for view, age in oldest.items():
             self.ages.labels(view).observe(age)
 

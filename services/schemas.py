@@ -82,7 +82,7 @@ def to_row(request: Request, problem: Problem) -> dict[str, Any]:
     departure = request.scheduled_departure.astimezone(UTC)
     asked = request.requested_at
     decided = asked.astimezone(UTC) if isinstance(asked, datetime) else departure - DECIDE_AHEAD
-    day = departure.astimezone(ZoneInfo(problem.time_zone)).date()
+    day = departure.astimezone(ZoneInfo(problem.time_zone)).date().isoformat()
     return {
         problem.entity: f"{day}-{request.carrier}-{request.flight}-{request.origin}",
         problem.decided_at: decided,

@@ -36,7 +36,8 @@ from tests.bench.serving.material import BATCH, FOLDER, Material, prepare, score
 from tests.bench.serving.own import Own  # noqa: E402
 from tests.bench.serving.peers import Peer, Running, build_peers  # noqa: E402
 
-SCENES = {"1": (1, 1), "8": (8, 1), "32": (32, 1), "batch": (1, BATCH)}  # (concurrency, rows a request)
+# (concurrency, rows a request)
+SCENES = {"1": (1, 1), "8": (8, 1), "32": (32, 1), "batch": (1, BATCH), "batch-8": (8, BATCH)}
 ROUNDS, SECONDS = 3, 2.5
 YARDSTICK = "bare"
 OURS = ("ours", "ours-shadow")
@@ -155,7 +156,7 @@ def show_table(lines: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="one worker each; `batch`: one request after the other, of 100 rows")
+    table = Table(title="one worker each; `batch`: requests of 100 rows, one after the other or 8 at once")
     columns = ("requests/s", "x bare", "x by cpu", "p50 ms", "p99 ms", "cpu ms", "failed")
     for column in ("scene", "server", *columns):
         table.add_column(column, justify="right" if column not in {"scene", "server"} else "left")

@@ -90,7 +90,7 @@ def _with_request(base: Base, add: Callable[[pl.DataFrame], pl.DataFrame]) -> Pr
 
 def _edit_answers(base: Base, edit: Callable[[dict[str, Any]], Mapping[str, Any]]) -> list[Prediction]:
     return [
-        replace(one, features=json.dumps({**(told := json.loads(one.features)), **edit(told)}))
+        one._replace(features=json.dumps({**(told := json.loads(one.features)), **edit(told)}))
         for one in base.answer()
     ]
 
@@ -302,7 +302,7 @@ def lost_online(base: Base) -> Any:
 def flagged_and_used(base: Base) -> Any:
     """Answers say that a value was expired, and used it all the same."""
     flags = json.dumps([{"feature": "temp", "kind": "expired", "got": 20_000.0}])
-    return [replace(one, flags=flags) for one in base.answer()[::2]]
+    return [one._replace(flags=flags) for one in base.answer()[::2]]
 
 
 @skew("pair_arrival_delay_3h", "expiry", may="pair_recent*")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_a_value_that_the_answer_withheld_is_counted_apart(base: Base, clean: li
     """A flagged value is none of the compared; where the lake has one by now that is told as well."""
     flags = json.dumps([{"feature": "temp", "kind": "missing", "got": None}])
     given = [
-        replace(one, flags=flags, features=json.dumps({**json.loads(one.features), "temp": None}))
+        one._replace(flags=flags, features=json.dumps({**json.loads(one.features), "temp": None}))
         for one in clean[:50]
     ]
     _, verdict = compare_answers(base.project, build_wire(base.project.problem), given)
@@ -75,7 +74,7 @@ def withhold(answer: Prediction, names: Sequence[str]) -> Prediction:
     """Return the answer as it is where the online store has nothing for some features."""
     flags = json.dumps([{"feature": name, "kind": "missing", "got": None} for name in names])
     told = {**json.loads(answer.features), **dict.fromkeys(names)}
-    return replace(answer, flags=flags, features=json.dumps(told))
+    return answer._replace(flags=flags, features=json.dumps(told))
 
 
 def test_answers_that_withheld_what_the_lake_has_are_not_clean(
@@ -117,14 +116,14 @@ def test_a_value_off_by_the_last_bit_is_found(base: Base, clean: list[Prediction
     told = json.loads(clean[0].features)
     nudged = {**told, "humid": math.nextafter(told["humid"], math.inf)}
     _, verdict = compare_answers(
-        base.project, build_wire(base.project.problem), [replace(clean[0], features=json.dumps(nudged))]
+        base.project, build_wire(base.project.problem), [clean[0]._replace(features=json.dumps(nudged))]
     )
     assert [one.name for one in verdict.features if one.mismatched] == ["humid"]
 
 
 def without_temp(answer: Prediction, version: str | None = None) -> Prediction:
     fewer = {k: v for k, v in json.loads(answer.features).items() if k != "temp"}
-    return replace(answer, features=json.dumps(fewer), model_version=version)
+    return answer._replace(features=json.dumps(fewer), model_version=version)
 
 
 @pytest.fixture
@@ -163,7 +162,7 @@ def test_a_model_whose_contract_is_gone_is_judged_by_its_other_answers(base: Bas
     wire = build_wire(base.project.problem)
     _, verdict = compare_answers(base.project, wire, [without_temp(warm, "9")])
     assert find(verdict.features, "temp").compared == 0
-    given = [without_temp(warm, "9"), replace(warm, model_version="9")]
+    given = [without_temp(warm, "9"), warm._replace(model_version="9")]
     _, verdict = compare_answers(base.project, wire, given)
     assert find(verdict.features, "temp").mismatched == 1
 
@@ -171,7 +170,7 @@ def test_a_model_whose_contract_is_gone_is_judged_by_its_other_answers(base: Bas
 def test_a_request_that_cannot_be_read_any_more_is_counted(base: Base, clean: list[Prediction]) -> None:
     """An answer to a request of another form is left out, and said to be."""
     asked, verdict = compare_answers(
-        base.project, build_wire(base.project.problem), [*clean[:20], replace(clean[20], request="{}")]
+        base.project, build_wire(base.project.problem), [*clean[:20], clean[20]._replace(request="{}")]
     )
     assert (len(asked.answers), asked.unreadable, verdict.ok) == (20, 1, True)
 
@@ -251,7 +250,7 @@ def test_answers_ahead_of_what_has_landed_wait(base: Base, tmp_path: Path) -> No
     copy = base.copy(tmp_path / "home")
     late = base.project.day(LAST).until + timedelta(hours=3)
     one = base.answer()[0]
-    copy.project.journal.append([replace(one, requested_at=late.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))])
+    copy.project.journal.append([one._replace(requested_at=late.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))])
     copy.project.journal.close()
     with pytest.raises(NotEnoughData):
         probe_skew(copy.project, build_wire(base.project.problem), Period(late, late + timedelta(days=1)))
