@@ -302,17 +302,17 @@ def test_feedback_is_kept(world):
 
 def test_request_features_that_fail_take_only_their_own_row_down(tmp_path, packages, monkeypatch):
     """A row that the problem's own function cannot take is answered without a model."""
-    compute = TOY.add_request_features
+    compute, bad = TOY.add_request_features, 13.0
 
     def fragile(frame):
-        if "bad" in frame["order_id"]:
+        if bad in frame["amount"]:
             raise ValueError("bad")
         return compute(frame)
 
     monkeypatch.setitem(TOY.__dict__, "add_request_features", fragile)
     with open_world(tmp_path, packages) as world:
         world.serve(champion=1)
-        orders = [ORDER, {**ORDER, "order_id": "bad"}]
+        orders = [ORDER, {**ORDER, "amount": bad}]
         answers = world.client.post("/predict", json=orders).json()["predictions"]
     assert [told(answer)[:2] for answer in answers] == [
         ("champion", "ok"),
