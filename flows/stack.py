@@ -92,8 +92,8 @@ def build_environment(settings: Settings) -> dict[str, str]:
 
 def build_services(settings: Settings) -> list[Service]:
     """Return the processes of the stack."""
-    makers = (_prefect, _mlflow, _runner, _prediction, _reports)
-    return [make(settings) for make in makers]
+    mlflow = () if settings.mlflow_server else (_mlflow,)  # there is one elsewhere
+    return [make(settings) for make in (_prefect, *mlflow, _runner, _prediction, _reports)]
 
 
 def _prefect(settings: Settings) -> Service:
@@ -159,7 +159,7 @@ def _runner(settings: Settings) -> Service:
             "PREFECT_RUNNER_SERVER_HOST": settings.host,
             "PREFECT_RUNNER_SERVER_PORT": str(settings.runner_port),
         },
-        after=("mlflow",),
+        after=() if settings.mlflow_server else ("mlflow",),
         needs=("prefect",),  # a runner that outlives its server no longer hears of cancelled runs
     )
 

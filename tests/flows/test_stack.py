@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from feature_repo.errors import StackError
-from feature_repo.settings import load_settings
+from feature_repo.settings import Settings, load_settings
 from flows import processes
 from flows.children import Service
 from flows.stack import (
@@ -228,13 +228,23 @@ def test_every_service_gets_the_settings_and_no_telemetry(settings):
         assert given["DO_NOT_TRACK"] == "1" and given["BENTOML_DO_NOT_TRACK"] == "True"
 
 
+def test_an_mlflow_elsewhere_leaves_none_to_start_here(tmp_path):
+    """The stack is told where it is, starts none of its own, and waits for none."""
+    elsewhere = Settings(home=tmp_path, mlflow_server="http://mlflow.example:5000")
+    services = {service.name: service for service in build_services(elsewhere)}
+    assert "mlflow" not in services
+    for service in services.values():
+        assert "mlflow" not in service.after + service.needs
+        assert service.environment["MLFLOW_TRACKING_URI"] == "http://mlflow.example:5000"
+
+
 def _start_owner(home: Path) -> subprocess.Popen[bytes]:
     """Hold a stack in a process of its own, until it is killed; return once all is healthy."""
     service = stand_in("only", "--with-child")
     code = f"""
 import sys, time
 sys.path.insert(0, {str(PROJECT)!r})
-from feature_repo.settings import load_settings
+from feature_repo.settings import Settings, load_settings
 from flows.stack import running_stack
 from flows.children import Service
 with running_stack(load_settings(home={str(home)!r}), [{service!r}]):
