@@ -180,7 +180,7 @@ def test_a_journalled_value_that_was_not_online_is_a_difference(project: Project
     (made,) = answer(project, shops=["north"])
     truth = msgspec.json.decode(made.features)["shop_returned_1d"]
     forged = msgspec.json.encode({**msgspec.json.decode(made.features), "shop_returned_1d": 0.5}).decode()
-    told = Replayer(project, WIRE).replay(replace(made, features=forged))
+    told = Replayer(project, WIRE).replay(made._replace(features=forged))
     assert told.status == "different"
     assert told.differing == {"shop_returned_1d": (0.5, truth)} or told.score != told.recomputed
 
@@ -188,7 +188,7 @@ def test_a_journalled_value_that_was_not_online_is_a_difference(project: Project
 def test_a_score_one_bit_off_is_a_difference(project: Project) -> None:
     """Scores are compared bit by bit."""
     (made,) = answer(project, shops=["north"])
-    told = Replayer(project, WIRE).replay(replace(made, score=made.score * (1 + 2**-52)))
+    told = Replayer(project, WIRE).replay(made._replace(score=made.score * (1 + 2**-52)))
     assert told.status == "different"
     assert "scored" in told.why
 
@@ -215,7 +215,7 @@ def test_an_answer_given_while_a_write_went_on_replays(project: Project) -> None
     last = log.read()[-1]
     meanwhile = (last.started_at + timedelta(microseconds=1)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     replayer = Replayer(project, WIRE)
-    told = [replayer.replay(replace(one, received_at=meanwhile)) for one in (*old, *new)]
+    told = [replayer.replay(one._replace(received_at=meanwhile)) for one in (*old, *new)]
     assert statuses(told) == {"exact"}
     ticks = [one.sources["shop_day"].stamp for one in told]
     assert ticks == [NOON.timestamp()] * 4 + [(NOON + HOUR).timestamp()] * 4

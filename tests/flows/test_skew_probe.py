@@ -1,6 +1,5 @@
 """The skew probe as a flow: what was served in a period is compared, and what was found is kept."""
 
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,8 +29,8 @@ def test_the_flow_compares_the_period_and_says_when_there_is_nothing(
     assert (tmp_path / "home" / METRICS).is_file()
     landed = find_stretch(base.project).until
     hour = timedelta(hours=1)
-    at_the_end = replace(base.answer()[0], requested_at=format_instant(landed))
-    base.project.journal.append([replace(at_the_end, prediction_id="at-the-end")])
+    at_the_end = base.answer()[0]._replace(requested_at=format_instant(landed))
+    base.project.journal.append([at_the_end._replace(prediction_id="at-the-end")])
     base.project.journal.close()
     assert skew_probe(landed, landed + hour)["answers"] == 0
     late = skew_probe(day.since, landed + hour)

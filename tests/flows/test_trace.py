@@ -208,7 +208,7 @@ def test_without_mlflow_the_run_is_unknown_and_the_rest_is_told(home: Home) -> N
 def test_an_answer_on_other_values_says_so(home: Home) -> None:
     """A recorded value that the store does not hold is shown beside the stored one."""
     features = {**json.loads(home.answers[ANSWER].features), "shop_returned_1d": 0.123}
-    odd = dataclasses.replace(home.answers[ANSWER], prediction_id="odd", features=json.dumps(features))
+    odd = home.answers[ANSWER]._replace(prediction_id="odd", features=json.dumps(features))
     with home.project.journal as journal:
         journal.append([odd])
     (row,) = trace_prediction(home.project, "odd").features

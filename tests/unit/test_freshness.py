@@ -26,7 +26,7 @@ HELD = (0.5, 3, "x", 1)
 
 def judge(hourly: timedelta | None, daily: timedelta | None, values=HELD) -> OnlineVector:
     stamps = [None if age is None else to_microseconds(NOON - age) for age in (hourly, daily)]
-    return FRESHNESS.judge(stamps, values, NOON)
+    return FRESHNESS.judge(FRESHNESS.hold(stamps, values), NOON)
 
 
 def test_fresh_values_are_numbers_or_text() -> None:
