@@ -163,7 +163,7 @@ def _shorten(text: str) -> str:
 def _draw(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     rows = list(rows)
     if not rows:
-        console.print("no dead letter is kept")
+        console.print("no dead letter to show")
         return
     drawn = Table()
     for name in names:

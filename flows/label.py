@@ -46,6 +46,9 @@ class Predictions(Protocol):
     def read_predictions(self, period: Period) -> pl.DataFrame:
         """Predictions asked for in the period."""
 
+    def list_replayed(self) -> list[str]:
+        """Ids of predictions that came of sending dead letters again: nobody acted on these."""
+
     def read_outcomes(self, period: Period) -> pl.DataFrame:
         """Outcomes sent back to the service, observed in the period."""
 
@@ -94,10 +97,13 @@ def join_outcomes(
     if known is not None:
         told = told.filter(pl.col("known_at").is_between(known.since, known.until, closed="left"))
     final = told.filter(pl.col("role") != "duplicate").group_by("entity", maintain_order=True).last()
-    pairs = final.drop("prediction_id").join(asked, on="entity")
+    pairs = final.rename({"prediction_id": "meant"}).join(asked, on="entity")
     timely = pairs.filter(pl.col("requested_at") <= pl.col("known_at"))
-    order = ["entity", "requested_at", "received_at", "prediction_id"]
-    chosen = timely.sort(order).group_by("entity", maintain_order=True).last()
+    # The answer that the outcome names; else the latest asked for, of which the first one given was acted on.
+    is_meant = (pl.col("meant") == pl.col("prediction_id")).fill_null(value=False)
+    order = [pl.col("entity"), is_meant, *map(pl.col, ("requested_at", "received_at", "prediction_id"))]
+    ranked = timely.sort(order, descending=[False, False, False, True, True])
+    chosen = ranked.group_by("entity", maintain_order=True).last()
     counts = LabelCounts(
         outcomes=len(told),
         labelled=len(chosen),
@@ -117,7 +123,9 @@ def label_period(lake: Lake, journal: Predictions, problem: Problem, period: Per
     """Write the labels that became known in the period; running it again changes nothing."""
     reach = Period(period.since - REACH * problem.horizon, period.until)
     outcomes = pl.concat([read_outcomes(lake, problem, reach), _read_feedback(journal, reach)])
-    result = join_outcomes(journal.read_predictions(reach), outcomes, problem.horizon, period)
+    given = journal.read_predictions(reach)
+    acted_on = given.filter(~pl.col("prediction_id").is_in(journal.list_replayed())) if given.width else given
+    result = join_outcomes(acted_on, outcomes, problem.horizon, period)
     lake.replace(TABLE, result.labels, period, by="known_at")
     return result.counts
 

@@ -5,6 +5,7 @@ they run beside the stack or without it. All of them share the home: journal, mo
 """
 
 import contextlib
+import fcntl
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -61,7 +62,13 @@ def running_replicas(
     Raises StackError if HAProxy is not installed or something cannot start.
     """
     balancer = open_balancer(settings)
-    _refuse_second(settings)  # before its configuration is written over
+    with _alone(settings):  # until the end, so that nobody writes over the configuration meanwhile
+        yield from _run(settings, layout, balancer, on_change)
+
+
+def _run(
+    settings: Settings, layout: Layout, balancer: Balancer, on_change: Callable[[Stack], None]
+) -> Iterator[Stack]:
     services = [*build_replicas(settings, layout), _build_balancer(settings, layout)]
     addresses = {name: f"{settings.host}:{port}" for name, port in layout.named.items()}
     balancer.write_config(addresses, services[-1].environment)
@@ -107,15 +114,26 @@ def _build_balancer(settings: Settings, layout: Layout) -> Service:
     )
 
 
-def _refuse_second(settings: Settings) -> None:
-    stack = read_stack(find_folder(settings))
-    if stack is not None and stack.running:
-        raise StackError(
-            f"replicas of home {settings.home}",
-            got="others that run",
-            expected="one balancer per home",
-            next_step="Stop them with `perennial replicas down`.",
-        )
+@contextlib.contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Be the only one who starts replicas on a home. Raises StackError if others run."""
+    folder = find_folder(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "replicas.lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except OSError:
+            free = False
+        stack = read_stack(folder)
+        if not free or (stack is not None and stack.running):
+            raise StackError(
+                f"replicas of home {settings.home}",
+                got="others that run",
+                expected="one balancer per home",
+                next_step="Stop them with `perennial replicas down`.",
+            )
+        yield
 
 
 def require_replicas(settings: Settings) -> Stack:

@@ -22,14 +22,13 @@ from services.answering import MAX_REASON, Answering, Models, Store
 from services.decoding import BadRequest
 from services.docs import PAGE
 from services.engine import REFUSE, Engine, Overloaded
+from services.intake import Intake
 from services.journal import DeadLetter, Journal, format_instant
 from services.metrics import Metrics
 from services.openapi import describe
 from services.shadow import Shadow
 from services.wire import Wire
 
-MAX_BODY = 5 * 1024 * 1024
-DRAIN = 64 * 1024 * 1024  # of a body that is too large, read on and dropped, so that the refusal gets through
 JSON = (b"content-type", b"application/json")
 Handler = Callable[[Request], Awaitable[Response]]
 Hook = Callable[[], None]
@@ -54,6 +53,7 @@ class PredictionApp:
         self._models = models
         self._journal = journal
         self._wire = wire
+        self._intake = Intake()
         self._metrics = metrics
         self._problem = problem
         self._answered = metrics.requests.labels("/predict", "200")
@@ -152,10 +152,11 @@ class PredictionApp:
     ) -> Any:
         body = b""
         try:
-            body = await read_body(receive)
+            body = await self._intake.read(receive)
             return read(body)
         except BadRequest as error:
-            self._bury(path, error, body)
+            if error.status not in {408, 503}:  # nothing is wrong with what was not read
+                self._bury(path, error, body)
             raise
 
     def _bury(self, path: str, error: BadRequest, body: bytes) -> None:
@@ -232,25 +233,6 @@ def build_app(
     served = App(routes=[*routes, rest], lifespan=lifespan)
     served.prediction = app
     return served
-
-
-async def read_body(receive: Receive, limit: int = MAX_BODY) -> bytes:
-    """Return the body. Raises BadRequest (413) if it is larger than `limit` bytes."""
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-        elif size > DRAIN:
-            break
-    if size > limit:
-        told = f"at most {limit:,} bytes"
-        raise BadRequest(413, "body", got=f"{size:,} bytes", expected=told, next_step="Split the list.")
-    return b"".join(parts)
 
 
 def _refuse_path(known: Mapping[str, str]) -> Handler:

@@ -56,7 +56,7 @@ def is_cut(letter: KeptLetter) -> bool:
         return False
     try:
         json.loads(letter.request)
-    except ValueError:
+    except (ValueError, RecursionError):
         return True
     return False
 

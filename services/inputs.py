@@ -146,7 +146,8 @@ def _read_range(feature: Mapping[str, Any]) -> tuple[float, float]:
     if low is None or high is None:
         return -math.inf, math.inf
     margin = MARGIN * (high - low)
-    return low - margin, high + margin
+    # What was never negative is not widened to nothing: a distance in thousands would be within it.
+    return low - (min(margin, MARGIN * low) if low >= 0 else margin), high + margin
 
 
 def _read_seen(feature: Mapping[str, Any]) -> frozenset[str] | None:

@@ -9,6 +9,7 @@ write tries anew. What was acknowledged stays.
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from services.journal_records import (
     COLUMNS,
     Batch,
     DeadLetter,
+    Heartbeat,
     KeptLetter,
     LetterFilter,
     Outcome,
@@ -100,8 +102,8 @@ class Journal:
         return bool(self._submit(Batch(replayed=(mark,))).result())
 
     def check(self) -> None:
-        """Return if a prediction could be written now. Raises JournalUnavailable."""
-        self._submit(Batch()).result()
+        """Return if something was written and synced just now. Raises JournalUnavailable."""
+        self._submit(Batch(heartbeats=(Heartbeat(format_instant(datetime.now(UTC))),))).result()
 
     def read_predictions(self, period: Period) -> pl.DataFrame:
         """Return predictions by `requested_at`, oldest first."""
@@ -126,6 +128,10 @@ class Journal:
     def find_dead_letters(self, wanted: LetterFilter) -> list[KeptLetter]:
         """Return the dead letters that are meant, oldest first."""
         return self._tables.find_dead_letters(wanted)
+
+    def list_replayed(self) -> list[str]:
+        """Return the ids of predictions that came of sending dead letters again."""
+        return [str(one) for told in self._tables.list_answered() for one in json.loads(told)]
 
     def count_dead_letters(self) -> list[tuple[str, str, int, int]]:
         """Return day, kind, how many, and how many of these were sent again."""

@@ -89,6 +89,12 @@ class LetterFilter(NamedTuple):
     sampled: bool = False  # any so many, not the newest
 
 
+class Heartbeat(NamedTuple):
+    """Nothing but a sign that something could be written."""
+
+    at: str
+
+
 class Batch(NamedTuple):
     """What one caller wants written: all of it or nothing."""
 
@@ -97,12 +103,13 @@ class Batch(NamedTuple):
     outcomes: Sequence[Outcome] = ()
     replayed: Sequence[Replayed] = ()
     shadows: Sequence[ShadowScore] = ()
+    heartbeats: Sequence[Heartbeat] = ()
 
 
 class Tables(Protocol):
     """A database under the journal: SQLite's is `journal_sqlite.py`; another is one module like it.
 
-    What an engine must give: a transaction over four tables; an id that is unique (`prediction_id`); text
+    What an engine must give: a transaction over all tables; an id that is unique (`prediction_id`); text
     compared bytewise, so that ids and instants sort as time does; growing integer ids for outcomes and dead
     letters. Several processes write, each from one thread. In Postgres `turn` is empty, `insert` ends with a
     COMMIT that is durable by itself, `sync` and `tidy` have nothing to do.
@@ -137,6 +144,9 @@ class Tables(Protocol):
 
     def find_dead_letters(self, wanted: LetterFilter) -> list[KeptLetter]:
         """Return dead letters, oldest first."""
+
+    def list_answered(self) -> list[str]:
+        """Return, of each letter that was sent again, what was answered: a JSON list of ids."""
 
     def count_dead_letters(self) -> list[tuple[str, str, int, int]]:
         """Return day, kind, how many, and how many of these were replayed."""

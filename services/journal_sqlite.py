@@ -148,6 +148,11 @@ class SqliteTables:
             (KeptLetter(*row) for row in self._select(query, given, prepared=True)), key=lambda kept: kept.id
         )
 
+    def list_answered(self) -> list[str]:
+        """Return, of each letter that was sent again, what was answered: a JSON list of ids."""
+        rows = self._select("SELECT answered FROM dead_letters WHERE answered IS NOT NULL", (), prepared=True)
+        return [row[0] for row in rows]
+
     def count_dead_letters(self) -> list[tuple[str, str, int, int]]:
         """Return day, kind, how many, and how many of these were replayed."""
         query = "SELECT substr(received_at, 1, 10), kind, count(*), count(replayed_at) FROM dead_letters"

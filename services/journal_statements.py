@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS shadow_scores (
     prediction_id TEXT NOT NULL, model_version TEXT NOT NULL, score REAL NOT NULL, scored_at TEXT NOT NULL,
     PRIMARY KEY (prediction_id, model_version)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS heartbeats (id INTEGER PRIMARY KEY CHECK (id = 1), at TEXT NOT NULL);
 """
 # Later columns, for files of before too. `ends_at`: bytes of all letters ever, up to and with this one.
 ADDED = {"ends_at": "INTEGER NOT NULL DEFAULT 0", "replayed_at": "TEXT", "answered": "TEXT"}
@@ -46,6 +47,7 @@ INSERT_OUTCOME = (
 )
 INSERT_LETTER = f"INSERT INTO dead_letters ({', '.join(LETTER)}, ends_at) VALUES (?, ?, ?, ?, ?, ?)"  # noqa: S608
 MARK_LETTER = "UPDATE dead_letters SET replayed_at = ?, answered = ? WHERE id = ? AND replayed_at IS NULL"
+INSERT_HEARTBEAT = "INSERT OR REPLACE INTO heartbeats VALUES (1, ?)"
 INSERT_SHADOW = "INSERT OR IGNORE INTO shadow_scores VALUES (?, ?, ?, ?)"
 NEWEST_LETTER = "SELECT id, ends_at FROM dead_letters ORDER BY id DESC LIMIT 1"
 DROP_BY_COUNT = "DELETE FROM dead_letters WHERE id <= (SELECT max(id) FROM dead_letters) - ?"
@@ -79,6 +81,7 @@ def insert_rest(connection: sqlite3.Connection, batch: Batch) -> list[int]:
     """Write what else is in a batch; return the ids of its outcomes, or of the letters that it marked."""
     if batch.dead_letters:
         _insert_letters(connection, batch.dead_letters)
+    connection.executemany(INSERT_HEARTBEAT, batch.heartbeats)
     if batch.shadows:
         connection.executemany(INSERT_SHADOW, batch.shadows)
     now = format_instant(datetime.now(UTC)) if batch.outcomes else ""

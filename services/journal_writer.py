@@ -16,6 +16,7 @@ from services.journal_records import Batch, Tables
 MAX_WAITING = 20_000  # rows; beyond it the disk does not keep up and callers are told at once
 MAX_GROUP = 2_000  # rows that share a transaction, but for a last batch that is larger
 STUCK_SECONDS = 5.0  # after which those who wait for a disk that does not answer are told so
+TELL_SECONDS = 10.0  # between two lines of the log about a disk that takes nothing
 TIDY_PAGES = 1_000  # pages of the log after which it is moved into the file
 
 log = logging.getLogger("perennial.journal")
@@ -47,6 +48,7 @@ class Writer:
         self._group: list[Job] = []
         self._pages = TIDY_PAGES  # of the log since it was tidied, about: a killed worker may have left some
         self._keep = threading.Event()
+        self._told_at = -TELL_SECONDS  # when a failure was last logged
 
     def put(self, batch: Batch, done: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Take a batch; refuses it at once if too much waits or the disk does not answer."""
@@ -129,6 +131,7 @@ class Writer:
     def _write_each(self, group: list[Job], error: Exception) -> list[Any]:
         """Write one by one if a record is at fault, so that it does not fail the others."""
         if isinstance(error, JournalUnavailable):
+            self._note_failure(error)
             self._tables.close()  # to be opened anew
             return [(job, error) for job in group]
         if len(group) == 1:
@@ -143,6 +146,12 @@ class Writer:
             except Exception as again:  # noqa: BLE001 - as above
                 results += self._write_each([job], again)
         return results
+
+    def _note_failure(self, error: JournalUnavailable) -> None:
+        now = time.monotonic()
+        if now - self._told_at > TELL_SECONDS:
+            self._told_at = now
+            log.error("nothing is acknowledged: %s", error)
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.is_set():

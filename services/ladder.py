@@ -5,6 +5,7 @@ Reasons, all there are:
 ok                       the champion answered
 no_champion              nothing is the champion
 champion_refused         the version that the alias names did not pass its checks
+champion_unreachable     the version that the alias names could not be fetched yet; asked for again and again
 champion_failed          the champion raised, or its scores were no probabilities, now or a moment ago
 champion_late            the champion missed its deadline, now or a moment ago
 features_unavailable     more than half of the store-backed features are missing or expired
@@ -21,6 +22,11 @@ from typing import Any, NamedTuple, Protocol
 from feature_repo.freshness import OnlineVector
 from services.breaker import Circuits, Resting
 from services.inputs import Flag, Inputs
+
+REASONS = (
+    *("ok", "no_champion", "champion_refused", "champion_unreachable", "champion_failed", "champion_late"),
+    *("features_unavailable", "request_features_failed", "overloaded"),
+)
 
 __all__ = ["Answer", "Flag", "Inputs", "Rule", "Rungs", "Scorer", "climb", "fall"]
 

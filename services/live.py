@@ -79,6 +79,8 @@ class LiveModels:
         self._require = require
         self._loaded: dict[str, Package] = {}
         self._refused: dict[str, str] = {}
+        self._unreachable: dict[str, str] = {}  # could not be fetched; asked for again and again
+        self.settled = threading.Event()  # the registry was asked once, whatever it said
         self._last: str | None = None  # the version that answered last as champion
         self._before: str | None = None  # the one before it
         self._contact: str | None = None
@@ -110,6 +112,8 @@ class LiveModels:
         except Exception as error:
             log.exception("cannot follow the registry")
             self._note_trouble(f"{type(error).__name__}: {error}")
+        finally:
+            self.settled.set()
 
     def read_status(self) -> dict[str, Any]:
         """Return what this worker serves and since when, what it refused, and how the registry is."""
@@ -122,6 +126,7 @@ class LiveModels:
             "since": serving.since,
             "reason": "ok" if serving.champion else serving.reason,
             "refused": dict(self._refused),
+            "unreachable": dict(self._unreachable),
             "registry": {"last_contact": self._contact, "trouble": self._trouble},
         }
 
@@ -131,24 +136,25 @@ class LiveModels:
             self._stop.wait(self._poll_seconds)
 
     def _apply(self, aliases: Mapping[str, str]) -> None:
+        self._unreachable = {v: why for v, why in self._unreachable.items() if v in aliases.values()}
         wanted = aliases.get("champion")
-        champion = self._get(wanted)
+        champion = self._reach(wanted)
         if champion and champion.version != self._last:
             self._before, self._last = self._last, champion.version
         # Until a good champion comes, the one that answered last goes on, as the previous rung.
         named = aliases.get("previous")
         candidates = (named, self._before) if champion else (self._last, named)
-        previous = None
-        for version in candidates:
-            if version and version != wanted:
-                previous = self._get(version)
-            if previous:
-                break
         # Scored beside the champion and not heard: a version that serves already has nothing to show.
-        named = aliases.get("challenger")
-        challenger = self._get(named) if champion and named != champion.version else None
-        reason = "champion_refused" if wanted else "no_champion"
-        self._swap(Serving(champion, previous, challenger, reason, _now()))
+        beside = aliases.get("challenger") if champion and aliases.get("challenger") != wanted else None
+        reason = "no_champion"
+        if wanted:
+            reason = "champion_refused" if wanted in self._refused else "champion_unreachable"
+        # What is here already answers at once; what has to be fetched for it follows.
+        for get in (self._loaded.get, self._reach):
+            found = (get(version) for version in candidates if version and version != wanted)
+            previous = next((package for package in found if package), None)
+            challenger = get(beside) if beside else None
+            self._swap(Serving(champion, previous, challenger, reason, _now()))
 
     def _swap(self, new: Serving) -> None:
         old = self.serving
@@ -162,6 +168,18 @@ class LiveModels:
             *old.versions,
         )
         self._remember()
+
+    def _reach(self, version: str | None) -> Package | None:
+        """Return a version, or None if it cannot be fetched now: one alias must not hold up the others."""
+        try:
+            package = self._get(version)
+        except (RegistryUnavailable, OSError) as error:
+            if version not in self._unreachable:
+                log.error("version %s cannot be fetched: %s", version, error)
+            self._unreachable[str(version)] = str(error)
+            return None
+        self._unreachable.pop(str(version), None)
+        return package
 
     def _get(self, version: str | None) -> Package | None:
         if version is None or version in self._refused:

@@ -63,6 +63,7 @@ class Metrics:
 
         registry = self._registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            forget_dead_workers()
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry), CONTENT_TYPE_LATEST

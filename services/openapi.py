@@ -5,7 +5,9 @@ from typing import Any
 import msgspec
 
 from feature_repo.contract import Problem
+from services.answering import SEVERITY
 from services.decoding import MAX_ITEMS
+from services.ladder import REASONS
 from services.wire import Wire
 
 TEMPLATE = "#/components/schemas/{name}"
@@ -15,9 +17,20 @@ FLAG = {
     "type": "object",
     "properties": {
         "feature": TEXT,
-        "kind": {"enum": ["missing", "unseen", "out_of_range", "expired"]},
-        "got": {"type": ["string", "number", "null"], "description": "The value; if expired, its age in s."},
+        "kind": {"enum": list(SEVERITY)},
+        "got": {
+            "type": ["string", "number", "null"],
+            "description": "The value; if expired, its age in seconds, negative if from after the request.",
+        },
     },
+}
+TAKEN = {
+    "type": "object",
+    "properties": {
+        "accepted": {"type": "integer", "minimum": 1},
+        "outcome_ids": {"type": "array", "items": {"type": "integer"}},
+    },
+    "required": ["accepted", "outcome_ids"],
 }
 ERROR = {
     "type": "object",
@@ -35,12 +48,19 @@ def describe(problem: Problem, wire: Wire) -> dict[str, Any]:
     kinds = (wire.request, wire.feedback)
     (request, feedback), schemas = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
     predict = _operation("Predict", request, wire.example, "200", _one_or("predictions", _refer("Answer")))
-    told = _operation("Tell an outcome", feedback, wire.example_feedback, "202", {"type": "object"})
+    told = _operation("Tell an outcome", feedback, wire.example_feedback, "202", TAKEN)
+    plain = {
+        "/metrics": "What was counted, as Prometheus reads it",
+        "/readyz": "Whether requests can be answered and kept",
+        "/livez": "Whether the process answers",
+    }
+    there = {"200": {"description": "Yes"}}
+    seen = {path: {"get": {"summary": told, "responses": there}} for path, told in plain.items()}
     live = {"summary": "What this worker serves", "responses": {"200": {"description": "Its state"}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Perennial: {problem.name}", "version": "1"},
-        "paths": {"/predict": {"post": predict}, "/feedback": {"post": told}, "/live": {"get": live}},
+        "paths": {"/predict": {"post": predict}, "/feedback": {"post": told}, "/live": {"get": live}, **seen},
         "components": {"schemas": {**schemas, "Answer": _answer(problem), "Flag": FLAG, "Error": ERROR}},
     }
 
@@ -52,7 +72,7 @@ def _answer(problem: Problem) -> dict[str, Any]:
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
         "model_version": NULLABLE,
         "served_by": {"enum": ["champion", "previous", "rule", "prior"]},
-        "reason": TEXT,
+        "reason": {"enum": list(REASONS)},
         "flags": {"type": "array", "items": _refer("Flag")},
         "requested_at": INSTANT,
     }
@@ -61,7 +81,13 @@ def _answer(problem: Problem) -> dict[str, Any]:
 
 def _operation(summary: str, item: Any, example: Any, status: str, answer: Any) -> dict[str, Any]:
     many = {"type": "array", "items": item, "minItems": 1, "maxItems": MAX_ITEMS}
-    refusals = {"400": "Not JSON", "413": "Too large", "422": "A field is wrong", "503": "Try again"}
+    refusals = {
+        "400": "Not JSON",
+        "408": "Too slow",
+        "413": "Too large",
+        "422": "A field is wrong",
+        "503": "Try again",
+    }
     failed = _json(_refer("Error"))
     return {
         "summary": summary,

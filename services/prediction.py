@@ -26,6 +26,8 @@ from services.models import Registry
 
 REOPEN_SECONDS = 1.0  # how long a store that failed is left alone
 
+SETTLE_SECONDS = 30.0  # after which a worker is ready even if the registry has said nothing yet
+
 log = logging.getLogger("perennial.service")
 
 
@@ -126,7 +128,7 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
     models = LiveModels(registry, home / "models", settings.poll_seconds, metrics, build_require(problem))
     store = ReopeningStore(lambda: FeatureStore(home, problem), feast / "registry.db", feast / "online.db")
 
-    stopping = threading.Event()
+    stopping, begun = threading.Event(), time.monotonic()
 
     def start() -> None:
         logging.getLogger("perennial").setLevel(logging.INFO)
@@ -154,6 +156,10 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
         """Answers requests on the champion, the previous version, the rule or the prior, and says which."""
 
         def __is_ready__(self) -> bool:
+            # A worker without any model waits for one, but not for a registry that does not answer.
+            waits = models.serving.champion is None and not models.settled.is_set()
+            if waits and time.monotonic() - begun < SETTLE_SECONDS:
+                return False
             try:
                 journal.check()
             except JournalUnavailable as error:

@@ -14,8 +14,9 @@ from feature_repo.facts import DECIDE_AHEAD, LATE_MINUTES
 from services.journal import Outcome
 from services.wire import Wire
 
-Carrier = Annotated[str, Meta(pattern="^[A-Z0-9]{2,3}$", description="Airline, by its code.")]
-Airport = Annotated[str, Meta(pattern="^[A-Z]{3,4}$", description="Airport, by its code.")]
+# `$` alone lets a line break at the end pass.
+Carrier = Annotated[str, Meta(pattern=r"^[A-Z0-9]{2,3}$(?!\n)", description="Airline, by its code.")]
+Airport = Annotated[str, Meta(pattern=r"^[A-Z]{3,4}$(?!\n)", description="Airport, by its code.")]
 Flight = Annotated[int, Meta(ge=0, le=99_999, description="Flight number.")]
 Miles = Annotated[int, Meta(gt=0, le=20_000, description="Distance in miles.")]
 Instant = Annotated[datetime, Meta(tz=True, description="ISO 8601, with a time zone.")]
@@ -121,4 +122,4 @@ def build_wire(problem: Problem) -> Wire:
 
 def _check_instant(name: str, instant: datetime) -> None:
     if not FIRST <= instant < LAST:
-        raise ValueError(f"{name}: expected an instant from {FIRST:%Y} to before {LAST:%Y}")
+        raise ValueError(f"{name}: expected an instant from {FIRST:%Y-%m-%d} to before {LAST:%Y-%m-%d}")

@@ -12,14 +12,17 @@ set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 project=$(cd "$here/../.." && pwd)
 tag=localhost/perennial-service:latest base="" model="" version="" fresh=""
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; }
 while [ $# -gt 0 ]; do
+    [ "$1" != --help ] && [ "$1" != -h ] || { usage; exit 0; }
+    [ $# -gt 1 ] || { echo "$1 needs a value" >&2; usage >&2; exit 2; }
     case "$1" in
         --tag) tag=$2 ;;
         --base) base=$2 ;;
         --model) model=$2 ;;
         --version) version=$2 ;;
         --fresh) fresh=$2 ;;
-        *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+        *) echo "no option $1" >&2; usage >&2; exit 2 ;;
     esac
     shift 2
 done

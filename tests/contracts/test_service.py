@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry
 from feature_repo.contract import Period
 from feature_repo.errors import StoreUnavailable
 from feature_repo.store import OnlineVector
-from services.app import MAX_BODY, build_app
+from services.app import build_app
+from services.intake import MAX_BODY
 from services.journal import Journal, Outcome
 from services.live import LiveModels
 from services.metrics import Metrics

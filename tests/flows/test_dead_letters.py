@@ -116,6 +116,14 @@ def test_a_replayed_letter_names_its_prediction_and_is_not_sent_again(journal, s
     assert len(service.got) == 1
 
 
+def test_predictions_of_replayed_letters_are_known(journal, service, tmp_path):
+    """Nobody acted on them, so that no outcome is held against them."""
+    journal.append([], [letter(), letter()])
+    assert journal.list_replayed() == []
+    replay(journal, service, tmp_path)
+    assert journal.list_replayed() == ["p1"]
+
+
 def test_one_that_is_malformed_still_is_told_and_not_sent(journal, service, tmp_path):
     """The service would keep another letter of it: the same check runs before."""
     journal.append([], [letter("malformed", "{}", "/predict 422 distance: got nothing")])
@@ -155,6 +163,7 @@ def test_a_list_gets_all_its_ids_and_feedback_goes_where_it_came_from(journal, s
 
 CUT = {
     "the beginning of a long one": ("malformed", '{"a": "' + "x" * 993, "/predict 400 body", True),
+    "one nested too deep": ("malformed", "[" * 1_000, "/predict 400 body", True),
     "too large to be read": ("malformed", "", "/predict 413 body", True),
     "a short one": ("malformed", "{", "/predict 400 body", False),
     "a whole one of that length": ("malformed", json.dumps("x" * 998), "/predict 422 body", False),

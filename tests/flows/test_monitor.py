@@ -46,6 +46,9 @@ class FakeJournal:
             [r for r in self.rows if period.since <= datetime.fromisoformat(r["requested_at"]) < period.until]
         )
 
+    def list_replayed(self):
+        return []
+
     def read_outcomes(self, period):
         return pl.DataFrame()
 

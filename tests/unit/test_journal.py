@@ -171,6 +171,14 @@ def test_predictions_are_written_from_an_event_loop_too(journal, count):
     assert len(journal.read_dead_letters(ALWAYS)) == 1
 
 
+def test_a_check_writes(journal, tmp_path):
+    """An empty transaction asks the disk for nothing: it would pass on a full one."""
+    journal.check()
+    journal.check()
+    with closing(sqlite3.connect(tmp_path / "journal" / "journal.db")) as connection:
+        assert len(connection.execute("SELECT at FROM heartbeats").fetchall()) == 1
+
+
 def test_one_bad_row_does_not_fail_the_others(journal):
     """Also where the writer has to find it in one statement."""
     good, bad = [make_prediction("a")], [make_prediction("b")._replace(served_by=None)]

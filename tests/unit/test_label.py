@@ -31,11 +31,15 @@ TOY = replace(
 class FakeJournal:
     """A journal in memory, with times as text, as the real one keeps them."""
 
-    def __init__(self, predictions=(), outcomes=()):
+    def __init__(self, predictions=(), outcomes=(), replayed=()):
         self.predictions, self.outcomes = list(predictions), list(outcomes)
+        self.replayed = list(replayed)
 
     def read_predictions(self, period):
         return self._within(self.predictions, "requested_at", period)
+
+    def list_replayed(self):
+        return self.replayed
 
     def read_outcomes(self, period):
         return self._within(self.outcomes, "observed_at", period)
@@ -79,6 +83,19 @@ def test_the_latest_prediction_counts_and_the_others_are_superseded():
     result = join([asked("a", number=1), asked("a", NOON + HOUR, 2)], [told("a", 1.0, NOON + 4 * HOUR)])
     assert result.labels["prediction_id"].to_list() == ["a/2"]
     assert result.counts.superseded == 1
+
+
+def test_an_outcome_that_names_a_prediction_is_that_ones():
+    """Whatever was asked about the same thing later."""
+    named = told("a", 1.0, NOON + 4 * HOUR, prediction="a/1")
+    result = join([asked("a", number=1), asked("a", NOON + HOUR, 2)], [named])
+    assert result.labels["prediction_id"].to_list() == ["a/1"]
+
+
+def test_of_equal_requests_the_first_answer_counts():
+    """A request that was sent again leaves two records; the client acted on the first."""
+    result = join([asked("a", number=2), asked("a", number=1)], [told("a", 1.0, NOON + 4 * HOUR)])
+    assert result.labels["prediction_id"].to_list() == ["a/1"]
 
 
 def test_a_prediction_made_in_hindsight_is_never_scored():
@@ -202,3 +219,10 @@ def test_a_lake_without_outcomes_labels_nothing(tmp_path):
     counts = label_period(Lake(tmp_path), FakeJournal([asked("a")]), TOY, day(0))
     assert counts == replace(counts, outcomes=0, labelled=0, orphans=0)
     assert read_labels(Lake(tmp_path), day(0), NOON + HOUR).is_empty()
+
+
+def test_an_answer_to_a_dead_letter_sent_again_is_no_ones_label(lake):
+    """It was given after a fix, to nobody: the outcome is left without a prediction."""
+    for replayed, labelled in (((), 1), (("a/1",), 0)):
+        counts = label_period(lake, FakeJournal([asked("a")], replayed=replayed), TOY, day(0))
+        assert counts.labelled == labelled

@@ -117,6 +117,18 @@ def test_what_the_model_never_saw_is_flagged():
     assert ask(Model("2"), row={**ROW, "size": None}).flags == (Flag("size", "missing", None),)
 
 
+def test_a_range_that_was_never_negative_is_not_widened_to_nothing():
+    """A distance in thousands of miles is none of the distances that training saw."""
+    inputs = Inputs(
+        {"features": [{"name": "miles", "kind": "number", "source": "request", "min": 17, "max": 4983}]}
+    )
+    vector = OnlineVector({}, (), {})
+    flagged = {
+        miles: bool(inputs.find_flags({"miles": miles}, vector)) for miles in (1.0, 15.0, 16.0, 5_400.0)
+    }
+    assert flagged == {1.0: True, 15.0: True, 16.0: False, 5_400.0: False}
+
+
 def test_a_batch_asks_each_model_once():
     """Rows that cannot be asked about do not hold up the others, and the order stays."""
     champion = Model("2")

@@ -67,6 +67,39 @@ def test_a_version_that_fails_its_self_test_does_not_serve(follow, registry):
     assert serve(models, registry, champion=2) == ("2", "1")
 
 
+@pytest.mark.parametrize("alias", ["previous", "challenger"])
+def test_an_alias_on_a_version_that_cannot_be_fetched_holds_up_no_other(follow, registry, alias):
+    """The champion moves, back too; the version is named, asked for again, and the registry is not blamed."""
+    models = follow()
+    serve(models, registry, champion=1, **{alias: 9})
+    assert serve(models, registry, champion=2, **{alias: 9})[0] == "2"
+    assert serve(models, registry, champion=1, **{alias: 9}) == ("1", "2")
+    status = models.read_status()
+    assert list(status["unreachable"]) == ["9"]
+    assert status["registry"]["trouble"] is None
+    serve(models, registry, champion=1)
+    assert models.read_status()["unreachable"] == {}
+
+
+def test_a_champion_that_cannot_be_fetched_is_told_and_comes_when_it_can(follow, registry, packages):
+    """The one that answered last goes on as the previous rung, under a reason of its own."""
+    models = follow()
+    serve(models, registry, champion=1)
+    assert serve(models, registry, champion=4) == (None, "1")
+    assert models.read_status()["reason"] == "champion_unreachable"
+    registry.register(packages[2], "run", {})
+    assert serve(models, registry, champion=4) == ("4", "1")
+
+
+def test_whether_the_registry_was_asked_once_is_known(follow, registry):
+    """A worker without a model waits for that, but not for an answer."""
+    models = follow()
+    assert not models.settled.is_set()
+    registry.down = True
+    models.poll()
+    assert models.settled.is_set()
+
+
 def test_with_the_registry_down_the_service_goes_on(follow, registry):
     """Nothing changes but what is said of the registry."""
     models = follow()
@@ -105,14 +138,6 @@ def test_an_alias_that_moves_back_needs_no_registry_files(follow, registry):
     for champion in (1, 2, 1):
         serve(models, registry, champion=champion)
     assert (models.serving.versions[:2], registry.downloads) == (("1", "2"), 2)
-
-
-def test_a_champion_whose_files_cannot_be_had_changes_nothing(follow, registry):
-    """The old champion serves on and the trouble is told; it is tried again at each look."""
-    models = follow()
-    serve(models, registry, champion=1)
-    assert serve(models, registry, champion=9) == ("1", None)
-    assert models.read_status()["registry"]["trouble"]
 
 
 def test_no_champion_leaves_the_last_one_as_previous(follow, registry):

@@ -69,6 +69,7 @@ WRONG = {
     "unknown field": ({**EXAMPLE, "tailnum": "N1"}, "tailnum", None),
     "below zero": ({**EXAMPLE, "distance": -1}, "distance", -1),
     "no code": ({**EXAMPLE, "origin": "new york"}, "origin", "new york"),
+    "a line break at its end": ({**EXAMPLE, "carrier": "UA\n"}, "carrier", "UA\n"),
     "too early": ({**EXAMPLE, "scheduled_departure": "0001-01-01T00:00:00Z"}, "scheduled_departure", None),
     "after departure": ({**EXAMPLE, "requested_at": "2013-01-01T10:16:00Z"}, "requested_at", None),
     "in a list": ([EXAMPLE, {**EXAMPLE, "flight": None}], "[1].flight", None),
