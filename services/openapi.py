@@ -49,18 +49,18 @@ def describe(problem: Problem, wire: Wire) -> dict[str, Any]:
     (request, feedback), schemas = msgspec.json.schema_components(kinds, ref_template=TEMPLATE)
     predict = _operation("Predict", request, wire.example, "200", _one_or("predictions", _refer("Answer")))
     told = _operation("Tell an outcome", feedback, wire.example_feedback, "202", TAKEN)
-    plain = {
-        "/metrics": "What was counted, as Prometheus reads it",
-        "/readyz": "Whether requests can be answered and kept",
-        "/livez": "Whether the process answers",
-    }
-    there = {"200": {"description": "Yes"}}
-    seen = {path: {"get": {"summary": told, "responses": there}} for path, told in plain.items()}
     live = {"summary": "What this worker serves", "responses": {"200": {"description": "Its state"}}}
+    text = {"200": {"description": "Text"}}
+    counted = {"summary": "What was counted, as Prometheus reads it", "responses": text}
+    posts = {"/predict": predict, "/feedback": told}
+    gets = {"/live": live, "/metrics": counted}
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Perennial: {problem.name}", "version": "1"},
-        "paths": {"/predict": {"post": predict}, "/feedback": {"post": told}, "/live": {"get": live}, **seen},
+        "paths": {
+            **{path: {"post": one} for path, one in posts.items()},
+            **{path: {"get": one} for path, one in gets.items()},
+        },
         "components": {"schemas": {**schemas, "Answer": _answer(problem), "Flag": FLAG, "Error": ERROR}},
     }
 
