@@ -1,4 +1,4 @@
-"""Evidently's report of each window: a page, its numbers, and a run in a workspace. The only caller of Evidently.
+"""Evidently's report of each window: page, numbers, and run in a workspace. The only caller of Evidently.
 
 Ids follow from the problem and the window, so that a report made again replaces the one before it.
 """
@@ -118,12 +118,13 @@ def state_sampling(current: int, reference: int) -> Mapping[str, str]:
     n, m = min(current, REPORT_ROWS), min(reference, REPORT_ROWS)
     bins = math.ceil(math.log2(n + m) + 1)
     unit = 1 / n + 1 / m
+    chance, spread = (bins - 1) * unit, math.sqrt(2 * (bins - 1)) * unit
     rule = f"at most {REPORT_ROWS:,} rows a side, drawn at random without replacement, seed {REPORT_SEED}"
     return {
         "sampling": rule,
         "rows": f"{n} of {current} in the window, {m} of {reference} in the reference",
         "standard error of a share": f"at most {share_error(n, current):.4f} to the whole window's share",
-        "PSI by chance": f"{(bins - 1) * unit:.4f}, standard deviation {math.sqrt(2 * (bins - 1)) * unit:.4f}",
+        "PSI by chance": f"{chance:.4f}, standard deviation {spread:.4f}",
         "bins of a number": str(bins),
     }
 

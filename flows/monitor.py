@@ -99,7 +99,9 @@ def monitor_window(
     )
     if drift.enough:
         drawn = _attach_labels(current, labels, problem.target) if quality.quality else current
-        verdict = report_window(verdict, problem.name, drawn, champion.reference, columns, target=problem.target, folder=reports)
+        verdict = report_window(
+            verdict, problem.name, drawn, champion.reference, columns, target=problem.target, folder=reports
+        )
     record_verdict(lake, verdict)
     return verdict
 
@@ -265,6 +267,7 @@ def monitor_step(
 def monitor(until: datetime | None = None) -> dict[str, Any]:
     """Judge the champion on its latest complete window; `until` is the logical time to look from."""
 
+    from flows.announce import announce
     from flows.project import open_project
 
     project = open_project()
@@ -287,5 +290,6 @@ def monitor(until: datetime | None = None) -> dict[str, Any]:
         until=now,
         again=True,
     )
+    announce(project)
     print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
     return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}
