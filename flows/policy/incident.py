@@ -40,9 +40,9 @@ def find_incidents(
     """Return the incidents of a problem, oldest first; at most the last one is open.
 
     One opens when a signal fires by the trigger's rule: `needed` of the last `of` windows of the version
-    that serves, and the latest. Whatever fires while it is open joins it. It is over when a window that
-    could tell finds nothing, and nothing of it is left in `needed` of the last `of` windows: a single good
-    week between bad ones is no all-clear. A new champion is judged by its own windows alone.
+    that serves, and the latest. Whatever fires while it is open joins it. It is over when as many windows
+    in a row, the latest of which could tell, found nothing: a single good week between bad ones is no
+    all-clear. A new champion is judged by its own windows alone, and cleared by its first one.
     """
     found: list[Incident] = []
     ordered = sorted(windows, key=lambda w: (w.until, _rank(w.version)))
@@ -56,13 +56,9 @@ def find_incidents(
         elif last is not None:
             joined = tuple(dict.fromkeys((*last.signals, *trigger.causes)))
             last = replace(last, signals=joined, windows=last.windows + 1)
-            well = window.told and not window.breaches and not _lingers(recent, joined, policy)
+            well = window.told and not any(w.breaches for w in recent[-policy.needed :])
             found[-1] = replace(last, cleared=window) if well else last
     return found
-
-
-def _lingers(recent: Sequence[JudgedWindow], signals: Sequence[str], policy: TriggerPolicy) -> bool:
-    return any(sum(signal in w.breaches for w in recent) >= policy.needed for signal in signals)
 
 
 def _rank(version: str) -> tuple[int, str]:
