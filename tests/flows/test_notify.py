@@ -1,13 +1,8 @@
-"""One message when an incident opens and one when all is well again, through real blocks at a real webhook."""
+"""One message when an incident opens and one when all is well, through real blocks at a real webhook."""
 
-import json
-import threading
-from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from datetime import UTC, datetime
 
-import polars as pl
 import pytest
 
 from feature_repo.errors import NotificationFailed
@@ -22,37 +17,10 @@ from flows.notify import (
     send_to_alertmanager,
     tell_incidents,
 )
-from flows.verdicts import TABLE, record_request
+from flows.verdicts import record_request
+from tests.incidents import START, WEEK, judge, key_of, receiving, save_block
 from tests.monitoring import FakeMonitoring, serving
 from tests.packages import FakeRegistry
-
-WEEK = timedelta(days=7)
-START = datetime(2013, 1, 1, tzinfo=UTC)
-BREACHES = {"d": ["drift"], ".": [], "?": []}
-INSTANT = pl.Datetime("us", "UTC")
-
-
-def judge(lake, weeks, version="1"):
-    """Put verdicts into the lake, one week a letter: d(rift), . well, ? could not tell."""
-    for n, sign in enumerate(weeks):
-        row = {
-            "key": key_of(n, version),
-            "model_version": version,
-            "window_until": START + (n + 1) * WEEK,
-            "asof": START + (n + 2) * WEEK,
-            "breaches": json.dumps(BREACHES[sign]),
-            "reasons": json.dumps([f"week {n} looked like {sign}"]),
-            "quality_state": "unknown" if sign == "?" else "ok",
-            "report": f"{key_of(n, version)}.html",
-        }
-        frame = pl.DataFrame([row], schema_overrides={"window_until": INSTANT, "asof": INSTANT})
-        lake.replace_where(TABLE, frame, "key", row["key"])
-
-
-def key_of(week, version="1"):
-    """Return the key that the monitor gives a week's verdict."""
-    since, until = START + week * WEEK, START + (week + 1) * WEEK
-    return f"{since:%Y%m%dT%H%M}-{until:%Y%m%dT%H%M}-v{version}"
 
 
 class World:
@@ -168,44 +136,10 @@ def test_incidents_of_a_new_champion_are_its_own(world):
     assert (world.kinds()[1:], told.open) == ([(key_of(1), CLEARED)], ())
 
 
-@contextmanager
-def receiving(status=200):
-    """A webhook; gives its address and the list of what came."""
-    came = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *given):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/", came
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def save_block(name, url):
-    """Save a webhook block in Prefect and return how the settings name it."""
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
-    told = {"subject": "{{subject}}", "body": "{{body}}"}
-    CustomWebhookNotificationBlock(name=name, url=url, json_data=told).save(name, overwrite=True)
-    return f"custom-webhook/{name}"
-
-
 def test_a_prefect_block_takes_messages_to_a_webhook(prefect_server, world):
     """Subject and body arrive; a webhook that refuses, or a block that is not there, is an error of ours."""
     judge(world.lake, "dd")
-    with receiving() as (url, came), receiving(500) as (bad, _):
+    with receiving() as (url, came), receiving(lambda: 500) as (bad, _):
         block = save_block("people", url)
         world.tell(people=lambda message: send_by_block(block, message))
         assert [told["subject"] for told in came] == ["toy: drift of model v1; no retrain was asked for"]
