@@ -19,7 +19,7 @@ NAMES = ("reference", "schedule", "scrape", "rules", "route", "notify")
 OF_PROMETHEUS = ("scrape", "rules", "route")
 DEPLOYMENTS = ("daily-loop", "monitor")  # the first runs the monitor by itself, the second by hand
 FOLDER = "monitoring"  # home of the stack that Prometheus and Alertmanager run in
-RULES = PROJECT / "infra"  # rule files are those with `groups`
+RULES = PROJECT / "infra" / "prometheus" / "rules"
 PATIENCE = 5.0  # seconds
 
 Found = tuple[bool, str]  # whether it is live, and what was found
