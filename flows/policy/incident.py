@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from flows.policy.trigger import TriggerPolicy, WindowSigns, decide
+from flows.policy.trigger import TriggerPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +39,25 @@ def find_incidents(
 ) -> list[Incident]:
     """Return the incidents of a problem, oldest first; at most the last one is open.
 
-    One opens when a signal fires by the trigger's rule: `needed` of the last `of` windows of the version
-    that serves, and the latest. Whatever fires while it is open joins it. It is over when as many windows
-    in a row, the latest of which could tell, found nothing: a single good week between bad ones is no
-    all-clear. A new champion is judged by its own windows alone, and cleared by its first one.
+    One opens when a signal, any that verdicts name as a breach, fires by the trigger's rule: `needed` of
+    the last `of` windows of the version, and the latest. Whatever fires while it is open joins it. It is
+    over when `needed` windows in a row, the latest of which could tell, found nothing: a single good week
+    between bad ones is no all-clear. A new champion is judged by its own windows alone, and cleared by its
+    first one.
     """
     found: list[Incident] = []
     ordered = sorted(windows, key=lambda w: (w.until, _rank(w.version)))
     for n, window in enumerate(ordered):
         recent = [w for w in ordered[: n + 1] if w.version == window.version][-policy.of :]
-        trigger = decide([WindowSigns(w.until, w.breaches, w.reasons) for w in recent], policy)
+        counts = {signal: sum(signal in w.breaches for w in recent) for signal in window.breaches}
+        fired = tuple(signal for signal, count in counts.items() if count >= policy.needed)
         last = found[-1] if found and found[-1].cleared is None else None
-        if last is None and trigger.causes:
-            reasons = (*trigger.reasons, *window.reasons)
-            found.append(Incident(f"{problem}/{window.key}", window, trigger.causes, reasons))
+        if last is None and fired:
+            told = (f"{s}: breach in {counts[s]} of the last {len(recent)} windows" for s in fired)
+            reasons = (*told, *window.reasons)
+            found.append(Incident(f"{problem}/{window.key}", window, fired, reasons))
         elif last is not None:
-            joined = tuple(dict.fromkeys((*last.signals, *trigger.causes)))
+            joined = tuple(dict.fromkeys((*last.signals, *fired)))
             last = replace(last, signals=joined, windows=last.windows + 1)
             well = window.told and not any(w.breaches for w in recent[-policy.needed :])
             found[-1] = replace(last, cleared=window) if well else last
