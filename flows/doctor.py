@@ -5,14 +5,16 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from feature_repo.errors import RegistryUnavailable, StackError
 from feature_repo.settings import Settings
 from flows import processes
-from flows.monitors import list_monitors
-from flows.project import Project, open_project
 from flows.stack import ServiceStatus, build_services, check_health, read_live, read_stack
 from flows.terminal import Check, draw_live
+
+if TYPE_CHECKING:
+    from flows.project import Project
 
 OLDEST_PYTHON = (3, 11)
 LEAST_DISK = 2.0  # GB: a year of the bundled data, its models and its reports take about one
@@ -32,13 +34,17 @@ def examine(settings: Settings) -> Iterator[Check]:
         return
     for name, healthy in check_health(stack).items():
         yield _check_service(stack.service(name), healthy)
+    from flows.project import open_project
+
     live = read_live(settings)
     yield Check("serves", live is not None, draw_live(live), f"Read {settings.home / 'logs' / 'service.log'}")
     yield from check_monitors(open_project(settings))
 
 
-def check_monitors(project: Project) -> Iterator[Check]:
+def check_monitors(project: "Project") -> Iterator[Check]:
     """Yield the monitors that a promotion asks for, as it would find them now."""
+    from flows.monitors import list_monitors
+
     try:
         aliases, versions = project.registry.aliases(), project.registry.versions()
     except RegistryUnavailable as error:

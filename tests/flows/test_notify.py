@@ -174,7 +174,7 @@ def test_the_alertmanager_hears_of_an_incident_and_of_its_end(world, make_toy):
 
 
 def test_a_run_links_the_report_and_shows_the_incident(prefect_server, make_toy):
-    """Link artifact, message artifact, and the model version's tag, which a second run leaves alone."""
+    """Link artifact, message artifact and the version's tag; the block that is named gets the message too."""
     from prefect import flow
     from prefect.client.orchestration import get_client
 
@@ -183,12 +183,18 @@ def test_a_run_links_the_report_and_shows_the_incident(prefect_server, make_toy)
     vars(project)["registry"] = registry
     judge(project.lake, "dd")
 
-    @flow
-    def a_day():
-        return announce(project)
+    with receiving() as (hook, came):
+        named = project.settings.model_copy(update={"notify_block": save_block("in-a-run", hook)})
+        telling = replace(project, settings=named)
+        vars(telling)["registry"] = registry
 
-    (message,) = a_day().sent
-    assert a_day().sent == ()
+        @flow
+        def a_day():
+            return announce(telling)
+
+        (message,) = a_day().sent
+        assert a_day().sent == ()
+    assert [told["subject"] for told in came] == [message.subject]
     url = registry.tags[1, REPORT_TAG]
     assert url.startswith(f"{project.settings.evidently_url}/projects/")
     with get_client(sync_client=True) as client:
