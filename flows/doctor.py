@@ -34,11 +34,21 @@ def examine(settings: Settings) -> Iterator[Check]:
         return
     for name, healthy in check_health(stack).items():
         yield _check_service(stack.service(name), healthy)
-    from flows.project import open_project
-
     live = read_live(settings)
     yield Check("serves", live is not None, draw_live(live), f"Read {settings.home / 'logs' / 'service.log'}")
-    yield from check_monitors(open_project(settings))
+    yield from _check_release(settings)
+
+
+def _check_release(settings: Settings) -> Iterator[Check]:
+    from flows.project import open_project
+    from flows.retention import check_answers
+
+    try:
+        check_answers(settings.mlflow_url)  # MLflow's own client would try for minutes
+    except RegistryUnavailable as error:
+        yield Check("monitors", False, str(error.got), error.next_step)
+    else:
+        yield from check_monitors(open_project(settings))
 
 
 def check_monitors(project: "Project") -> Iterator[Check]:
