@@ -15,6 +15,8 @@ PerennialError
 ├── JournalUnavailable   a prediction cannot be made durable
 ├── NotEnoughData        a stage has too few rows to do its work
 ├── GateClosed           a promotion was asked for without a passing verdict
+├── MonitorsDown         a monitor that must be live before a promotion is not
+├── NotificationFailed   a message about an incident could not be handed over
 └── StackError           a process of the local stack cannot start or died
 """
 
@@ -94,6 +96,14 @@ class NotEnoughData(PerennialError):
 
 class GateClosed(PerennialError):
     """A promotion was asked for without a passing verdict."""
+
+
+class MonitorsDown(PerennialError):
+    """A monitor that must be live before a promotion is not."""
+
+
+class NotificationFailed(PerennialError):
+    """A message about an incident could not be handed over."""
 
 
 class StackError(PerennialError):

@@ -5,6 +5,7 @@ Every key can be set in the environment as PERENNIAL_<KEY>. Nothing reads the en
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +27,9 @@ class Settings(BaseSettings):
     service_port: int = Field(3000, ge=1, le=65535)
     runner_port: int = Field(8080, ge=1, le=65535)
     reports_port: int = Field(8090, ge=1, le=65535)
+    evidently_port: int = Field(8091, ge=0, le=65535, description="Port of the Evidently UI; 0: none.")
+    prometheus_port: int = Field(9090, ge=1, le=65535)
+    alertmanager_port: int = Field(9093, ge=1, le=65535)
     balancer_port: int = Field(3100, ge=1, le=65535, description="The replicas take the ports after it.")
     balancer_stats_port: int = Field(3199, ge=1, le=65535)
     service_workers: int = Field(2, ge=1, le=64)
@@ -36,6 +40,17 @@ class Settings(BaseSettings):
     )
     recheck_days: int = Field(3, ge=0, description="Landed days that daily-loop asks the source about again.")
     schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
+    monitoring: Literal["on", "off", "auto"] = Field(
+        "auto", description="Whether Prometheus and Alertmanager must be live; auto: once they were started."
+    )
+    required_monitors: str = Field(
+        "reference,schedule,scrape,rules,route,notify",
+        description="Monitors without which nothing is promoted; scrape, rules, route as `monitoring` says.",
+    )
+    notify_block: str = Field(
+        "", description="Prefect notification block that incidents are sent to, as type/name; empty: none."
+    )
+    notify_alertmanager: bool = Field(False, description="Whether incidents go to the Alertmanager too.")
     source: str = Field("", description="Folder or URL of CSV/Parquet files; empty: bundled data.")
 
     @property
@@ -57,6 +72,21 @@ class Settings(BaseSettings):
     def reports_url(self) -> str:
         """Where the reports of the local stack are read."""
         return f"http://{self.host}:{self.reports_port}"
+
+    @property
+    def evidently_url(self) -> str:
+        """Where the Evidently UI answers; empty if the stack starts none."""
+        return f"http://{self.host}:{self.evidently_port}" if self.evidently_port else ""
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where the local Prometheus answers, if it was started."""
+        return f"http://{self.host}:{self.prometheus_port}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        """Where the local Alertmanager answers, if it was started."""
+        return f"http://{self.host}:{self.alertmanager_port}"
 
 
 def load_settings(**given: object) -> Settings:

@@ -20,6 +20,7 @@ class Service:
     grace    seconds from the request to stop until it is killed
     patience seconds that the first start may take until healthy
     stop_signal what asks it to stop
+    background  whether the stack counts as running, and goes on running, without it
     """
 
     name: str
@@ -35,6 +36,7 @@ class Service:
     grace: float = 10.0
     patience: float = 240.0
     stop_signal: int = int(signal.SIGTERM)
+    background: bool = False
 
 
 @dataclass(slots=True)
@@ -68,6 +70,7 @@ class Child:
             "state": self.state,
             "restarts": self.restarts,
             "log": str(self.log),
+            "background": service.background,
         }
 
 

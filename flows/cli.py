@@ -125,7 +125,7 @@ def status(
     else:
         console.print(draw_stack(stack, health))
         console.print(f"serves: {draw_live(live)}", soft_wrap=True, highlight=False)
-    if not health or not all(health.values()):
+    if not stack or not all(health[s.name] for s in stack.services if not s.background):
         raise typer.Exit(1)
 
 

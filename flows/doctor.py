@@ -5,12 +5,16 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from feature_repo.errors import StackError
+from feature_repo.errors import RegistryUnavailable, StackError
 from feature_repo.settings import Settings
 from flows import processes
-from flows.stack import build_services, check_health, read_live, read_stack
+from flows.stack import ServiceStatus, build_services, check_health, read_live, read_stack
 from flows.terminal import Check, draw_live
+
+if TYPE_CHECKING:
+    from flows.project import Project
 
 OLDEST_PYTHON = (3, 11)
 LEAST_DISK = 2.0  # GB: a year of the bundled data, its models and its reports take about one
@@ -29,10 +33,47 @@ def examine(settings: Settings) -> Iterator[Check]:
         yield Check("stack", True, "not running; start it with `perennial up`")
         return
     for name, healthy in check_health(stack).items():
-        log = stack.service(name).log
-        yield Check(name, healthy, "answers" if healthy else "does not answer", f"Read {log}")
+        yield _check_service(stack.service(name), healthy)
     live = read_live(settings)
     yield Check("serves", live is not None, draw_live(live), f"Read {settings.home / 'logs' / 'service.log'}")
+    yield from _check_release(settings)
+
+
+def _check_release(settings: Settings) -> Iterator[Check]:
+    from flows.project import open_project
+    from flows.retention import check_answers
+
+    try:
+        check_answers(settings.mlflow_url)  # MLflow's own client would try for minutes
+    except RegistryUnavailable as error:
+        yield Check("monitors", False, str(error.got), error.next_step)
+    else:
+        yield from check_monitors(open_project(settings))
+
+
+def check_monitors(project: "Project") -> Iterator[Check]:
+    """Yield the monitors that a promotion asks for, as it would find them now."""
+    from flows.monitors import list_monitors
+
+    try:
+        aliases, versions = project.registry.aliases(), project.registry.versions()
+    except RegistryUnavailable as error:
+        yield Check("monitors", False, str(error.got), error.next_step)
+        return
+    # Before the first promotion: those of the model that it would be about.
+    version = aliases.get("champion") or max(versions, default=None)
+    for monitor in list_monitors(project, version):
+        # A promotion of nothing needs no reference yet.
+        required = monitor.required and (version is not None or monitor.name != "reference")
+        answer = monitor.found if required else f"{monitor.found}; not required"
+        yield Check(f"monitor {monitor.name}", monitor.live or not required, answer, monitor.next_step)
+
+
+def _check_service(service: ServiceStatus, healthy: bool) -> Check:
+    if service.background and not healthy:
+        return Check(service.name, True, f"{service.state}; nothing waits for it")
+    answer = "answers" if healthy else "does not answer"
+    return Check(service.name, healthy, answer, f"Read {service.log}")
 
 
 def _check_python() -> Check:

@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from feature_repo.contract import Period
+from flows.announce import announce
 from flows.corrections import correct, recheck
 from flows.data_quality import publish_quality
 from flows.features import build, build_features, find_unbuilt, materialize, materialize_period
@@ -60,6 +61,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
         version=str(champion),
         until=period.until,
     )
+    announce(project)
     emit_monitor(project, champion, [verdict.window for verdict in findings.verdicts])
     return {"labels": counts, "retrain_asked": findings.asked}
 

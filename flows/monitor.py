@@ -1,9 +1,8 @@
-"""The monitor: one window of answers against what the champion was built on. The only caller of Evidently."""
+"""The monitor: one window of answers against what the champion was built on."""
 
-import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ from prefect.cache_policies import NO_CACHE
 from feature_repo.contract import Period, Problem
 from feature_repo.errors import NotEnoughData
 from feature_repo.lake import Lake
+from flows.drift_reports import report_window
 from flows.label import TABLE as LABELS
 from flows.label import Predictions, read_labels
-from flows.policy.drift import ColumnDrift, DriftColumn, DriftPolicy, judge_drift
+from flows.policy.drift import ColumnDrift, DriftColumn, judge_drift
 from flows.policy.quality import QualityVerdict, judge_quality
 from flows.policy.trigger import Trigger, TriggerPolicy, decide, name_breaches
 from flows.served import (
@@ -43,8 +43,6 @@ from flows.verdicts import (
 EVENT = "perennial.verdict.retrain"
 POLICY = TriggerPolicy()
 NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
-REPORT_ROWS = 5_000  # a side: Evidently's time grows with the rows, its pictures do not improve
-REPORT_SEED = 20130101
 Emit = Callable[[str, Mapping[str, Any]], None]
 Publish = Callable[[str, str], None]
 
@@ -101,7 +99,9 @@ def monitor_window(
     )
     if drift.enough:
         drawn = _attach_labels(current, labels, problem.target) if quality.quality else current
-        verdict = _report(verdict, drawn, champion.reference, columns, target=problem.target, folder=reports)
+        verdict = report_window(
+            verdict, problem.name, drawn, champion.reference, columns, target=problem.target, folder=reports
+        )
     record_verdict(lake, verdict)
     return verdict
 
@@ -254,58 +254,6 @@ def _attach_labels(current: pl.DataFrame, labels: pl.DataFrame, target: str) -> 
     return current.join(told.select("prediction_id", pl.col("outcome").alias(target)), on="prediction_id")
 
 
-def _report(
-    verdict: WindowVerdict,
-    current: pl.DataFrame,
-    reference: pl.DataFrame,
-    columns: list[DriftColumn],
-    *,
-    target: str,
-    folder: Path,
-) -> WindowVerdict:
-    """Save Evidently's report as HTML with JSON beside it; with quality where the rows carry labels."""
-    started = time.perf_counter()
-    from evidently import BinaryClassification, DataDefinition, Dataset, Report
-    from evidently.metrics import ValueDrift
-    from evidently.presets import ClassificationQuality
-
-    watched = [*columns, DriftColumn("score", "number")]
-    # A column without any value has no distribution to draw.
-    drawn = [c for c in watched if current[c.name].count() and reference[c.name].count()]
-    labelled = target in current.columns
-    definition = DataDefinition(
-        numerical_columns=[c.name for c in drawn if c.kind == "number"],
-        categorical_columns=[c.name for c in drawn if c.kind != "number"],
-        classification=[BinaryClassification(target=target, prediction_probas="score", pos_label=1)]
-        if labelled
-        else None,
-    )
-    names = [*(c.name for c in drawn), *([target] if labelled else [])]
-    sides = [
-        Dataset.from_pandas(_sample(frame.select(names), target), data_definition=definition)
-        for frame in (current, reference)
-    ]
-    drifts = [ValueDrift(column=c.name, method="psi", threshold=DriftPolicy().large) for c in drawn]
-    snapshot = Report(
-        [*drifts, *([ClassificationQuality()] if labelled else [])],
-        metadata={"window": str(verdict.window), "model_version": verdict.version},
-    ).run(*sides, name=verdict.key, timestamp=verdict.asof)
-    folder.mkdir(parents=True, exist_ok=True)
-    for save, suffix in ((snapshot.save_json, "json"), (snapshot.save_html, "html")):
-        part = folder / f".{verdict.key}.{suffix}"
-        save(str(part))
-        part.replace(folder / f"{verdict.key}.{suffix}")
-    return replace(verdict, report=f"{verdict.key}.html", report_seconds=time.perf_counter() - started)
-
-
-def _sample(frame: pl.DataFrame, target: str) -> Any:
-    rows = frame.sample(REPORT_ROWS, seed=REPORT_SEED) if len(frame) > REPORT_ROWS else frame
-    if target in rows.columns:
-        # Evidently compares the target with its positive label as integers, and takes no nulls there.
-        rows = rows.filter(pl.col(target).is_not_null()).with_columns(pl.col(target).cast(pl.Int64))
-    return rows.to_pandas()
-
-
 @task(name="monitor", cache_policy=NO_CACHE)
 def monitor_step(
     lake: Lake, journal: Predictions, problem: Problem, package: Path, reports: Path, *, version: str,
@@ -319,6 +267,7 @@ def monitor_step(
 def monitor(until: datetime | None = None) -> dict[str, Any]:
     """Judge the champion on its latest complete window; `until` is the logical time to look from."""
 
+    from flows.announce import announce
     from flows.project import open_project
 
     project = open_project()
@@ -341,5 +290,6 @@ def monitor(until: datetime | None = None) -> dict[str, Any]:
         until=now,
         again=True,
     )
+    announce(project)
     print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
     return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}

@@ -7,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import GateClosed
 from flows.live_definitions import require_servable
+from flows.monitors import require_monitors
 from flows.project import Project, open_project
 
 SEEN = "perennial.champion_seen"  # the champion that the system knew last, as a tag of the model
@@ -32,11 +33,16 @@ def reconcile_previous(project: Project) -> None:
     registry.write_tag(SEEN, str(champion))
 
 
-def promote_version(project: Project, version: int, reason: str, *, by_hand: bool = False) -> Move:
+def promote_version(
+    project: Project, version: int, reason: str, *, by_hand: bool = False, way_back: bool = False
+) -> Move:
     """Make a version the champion and the one before it `previous`. Safe to repeat.
 
-    Raises GateClosed if the gate did not pass the version and nobody took it upon themselves, and
-    DefinitionChanged if its features are now computed otherwise than those that it was trained on.
+    way_back  the version has served before and is wanted back: that waits for no monitor
+
+    Raises GateClosed if the gate did not pass the version and nobody took it upon themselves,
+    DefinitionChanged if its features are now computed otherwise than those that it was trained on, and
+    MonitorsDown if a monitor that must be live is not, by hand or not.
     """
     registry = project.registry
     reconcile_previous(project)
@@ -52,6 +58,8 @@ def promote_version(project: Project, version: int, reason: str, *, by_hand: boo
     before = registry.aliases().get("champion")
     if before == version:
         return Move(before, version, "it is the champion already")
+    if not way_back:
+        require_monitors(project, version)
     # `previous` first: after a kill between the two, a way back exists and the old champion serves.
     if before is not None:
         registry.set_alias("previous", before)
@@ -76,7 +84,7 @@ def roll_back(project: Project, reason: str) -> Move:
             expected="a previous version that differs",
             next_step="Promote a version by number.",
         )
-    return promote_version(project, previous, reason, by_hand=True)
+    return promote_version(project, previous, reason, by_hand=True, way_back=True)
 
 
 @task(name="release", cache_policy=NO_CACHE)

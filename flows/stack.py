@@ -1,4 +1,4 @@
-"""The local stack: Prefect and MLflow servers, the deployments' runner, the service and the reports.
+"""The local stack: Prefect and MLflow servers, the deployments' runner, the service, reports, Evidently UI.
 
 `running_stack` holds it for the length of a `with` block; `stop_stack` and `read_stack` work from
 any other process. The supervisor (flows/supervisor.py) is a process of its own, so that nothing is
@@ -23,6 +23,7 @@ from flows.children import Service, answers, encode_plan, fetch
 from flows.supervisor import end_predecessor
 
 PROJECT = Path(__file__).resolve().parents[1]
+WORKSPACE = "evidently"  # folder of Evidently's workspace, beside the reports
 STOP_LIMIT = 60.0  # seconds that the supervisor gets to stop all services
 
 TELEMETRY_OFF = {
@@ -46,6 +47,7 @@ class ServiceStatus:
     health: str
     restarts: int
     log: Path
+    background: bool = False  # the stack counts as running without it
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def build_environment(settings: Settings) -> dict[str, str]:
 def build_services(settings: Settings) -> list[Service]:
     """Return the processes of the stack."""
     mlflow = () if settings.mlflow_server else (_mlflow,)  # there is one elsewhere
-    return [make(settings) for make in (_prefect, *mlflow, _runner, _prediction, _reports)]
+    evidently = (_evidently,) if settings.evidently_port else ()
+    return [make(settings) for make in (_prefect, *mlflow, _runner, _prediction, _reports, *evidently)]
 
 
 def _prefect(settings: Settings) -> Service:
@@ -195,6 +198,28 @@ def _reports(settings: Settings) -> Service:
         health=settings.reports_url,
         url=settings.reports_url,
         environment=build_environment(settings),
+    )
+
+
+def _evidently(settings: Settings) -> Service:
+    options = {
+        "--host": settings.host,
+        "--port": str(settings.evidently_port),
+        "--workspace": str(settings.home / "reports" / WORKSPACE),
+    }
+    words = (word for pair in options.items() for word in pair)
+    return Service(
+        name="evidently",
+        command=(sys.executable, "-m", "evidently.cli", "ui", *words),
+        host=settings.host,
+        port=settings.evidently_port,
+        setting=PREFIX + "EVIDENTLY_PORT",
+        health=f"{settings.evidently_url}/api/version",
+        url=settings.evidently_url,
+        environment=build_environment(settings),
+        # Slow to start and needed by nobody but readers: it neither holds up the others nor ends them.
+        after=("runner", "service", "reports"),
+        background=True,
     )
 
 
@@ -307,6 +332,7 @@ def _read_service(name: str, written: dict[str, Any], alive: bool) -> ServiceSta
         health=written["health"],
         restarts=written["restarts"],
         log=Path(written["log"]),
+        background=written.get("background", False),
     )
 
 

@@ -91,7 +91,9 @@ class Supervisor:
                 self._start(child)
             elif child.process is not None and child.state != "stopping" and now >= child.next_probe:
                 self._probe(child)
-        if self.phase == "starting" and all(c.ever_healthy for c in self.children.values()):
+        if self.phase == "starting" and all(
+            c.ever_healthy or c.service.background for c in self.children.values()
+        ):
             self.phase = "running"
         self._collect_zombies()
         self.write()
@@ -165,7 +167,7 @@ class Supervisor:
             if now - child.answered > HUNG_AFTER:
                 self._ask_to_stop(child)
         elif now - child.started > child.service.patience:
-            if not child.ever_healthy:
+            if not child.ever_healthy and not child.service.background:
                 raise self._give_up(child, f"no answer from {child.service.health}")
             self._ask_to_stop(child)
 
@@ -191,7 +193,8 @@ class Supervisor:
             return
         if not asked:
             child.crashes += 1
-            if not child.ever_healthy and child.crashes >= BOOT_ATTEMPTS:
+            hopeless = not child.ever_healthy and child.crashes >= BOOT_ATTEMPTS
+            if hopeless and not child.service.background:
                 raise self._give_up(child, f"exit code {code}, {child.crashes} times")
         wait = 0.0 if asked else min(LONGEST_BACKOFF, 2.0 ** (child.crashes - 1))
         child.state, child.restarts = "restarting", child.restarts + 1

@@ -31,6 +31,7 @@ ROLES = {
     "runner": "executes the flow runs",
     "service": "predictions: POST /predict, GET /live",
     "balancer": "clients come in here: POST /predict, GET /live",
+    "evidently": "Evidently: drift reports of each window, side by side (starts last, in the background)",
     "reports": "validation pages, plots of the data, drift reports, /metrics of the data",
 }
 

@@ -14,7 +14,7 @@ ONLY_CALLERS = {
     "feast": [
         f"feature_repo/{name}.py" for name in ("definitions", "offline_store", "online_store", "store")
     ],
-    "evidently": ["flows/monitor.py"],
+    "evidently": ["flows/drift_reports.py"],
     "great_expectations": ["expectations/runner.py"],
 }
 FOLDERS = ("expectations", "feature_repo", "flows", "services")

@@ -43,7 +43,7 @@ def find_ports(count: int) -> list[int]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Return a running stack with five weeks of data, a champion, and a day of traffic behind it."""
-    prefect, mlflow, service, runner, reports = find_ports(5)
+    prefect, mlflow, service, runner, reports, evidently = find_ports(6)
     settings = Settings(
         home=tmp_path_factory.mktemp("home"),
         prefect_port=prefect,
@@ -51,6 +51,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         service_port=service,
         runner_port=runner,
         reports_port=reports,
+        evidently_port=evidently,
         schedules=False,
     )
     from flows.stack import build_environment, running_stack

@@ -133,7 +133,7 @@ GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
 def _quick_report(request, monkeypatch):
     """Evidently draws in the tests that look at its report; the others do without."""
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr("flows.monitor._report", lambda verdict, *_, **__: verdict)
+        monkeypatch.setattr("flows.monitor.report_window", lambda verdict, *_, **__: verdict)
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_the_report_is_a_page_that_a_person_can_open(tmp_path):
     assert "<html" in (world.reports / verdict.report).read_text()[:200]
     saved = (world.reports / verdict.report).with_suffix(".json").read_text()
     assert "RocAuc" in saved
-    assert sorted(p.suffix for p in world.reports.iterdir()) == [".html", ".json"]
+    assert sorted(p.suffix for p in world.reports.iterdir() if p.is_file()) == [".html", ".json"]
     assert verdict.report in world.pages[0][1]
 
 

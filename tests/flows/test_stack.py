@@ -107,6 +107,16 @@ def test_a_service_restarts_with_the_one_that_it_needs(settings):
         assert wait_until(lambda: stack.read().service("runner").pid not in (None, old))
 
 
+def test_a_background_service_neither_holds_up_the_stack_nor_ends_it(settings):
+    """The stack runs while such a service crashes for good, tries it again, and says that it is down."""
+    services = [stand_in("first"), stand_in("slow", "--crash", background=True)]
+    with running_stack(settings, services) as stack:
+        assert wait_until(lambda: stack.read().service("slow").restarts > 3)
+        assert stack.read().phase == "running"
+        assert check_health(stack.read()) == {"first": True, "slow": False}
+        assert stack.read().service("slow").background
+
+
 def test_a_service_is_restarted_on_request_and_at_once(settings):
     """It is stopped by the signal that it wants, counted as no crash, and a request for nobody is dropped."""
     (settings.home).mkdir(parents=True)

@@ -57,7 +57,8 @@ def _running(home: Path) -> Iterator[Any]:
     from tests.ports import find_free_port
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}
-    settings = Settings(home=home, schedules=False, **ports)
+    # No Prefect runs here, so no schedule is asked for.
+    settings = Settings(home=home, schedules=False, required_monitors="reference", **ports)
     before = dict(os.environ)
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1"}
     os.environ.update({**build_environment(settings), **quiet})
