@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,7 @@ class BatchMetrics:
         up = GaugeMetricFamily(
             "perennial_batch_source_up", "1 if what the batch metrics come from was read.", labels=["source"]
         )
-        sources = {"lake": lambda: read_verdict_metrics(self._home)}
+        sources: dict[str, Callable[[], list[Metric]]] = {"lake": lambda: read_verdict_metrics(self._home)}
         if self._prefect_url:
             sources["prefect"] = lambda: read_run_metrics(self._prefect_url)
         for name, read in sources.items():

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+RUNBOOKS = Path(__file__).resolve().parents[1] / "infra" / "runbooks"
 FOLDERS = {"pages": "Validation pages and plots of the data's quality", "reports": "Drift reports"}
 NEWEST = 50  # files listed of each folder
 PAGE = """<!doctype html><meta charset="utf-8"><title>Perennial reports</title>
@@ -56,10 +57,18 @@ def build_app(home: Path, prefect_url: str = "") -> "Starlette":
     for name in FOLDERS:
         (home / name).mkdir(parents=True, exist_ok=True)
     files = [Mount(f"/{name}", StaticFiles(directory=home / name)) for name in FOLDERS]
+
+    async def show_runbook(request: "Request") -> "Response":
+        path = RUNBOOKS / f"{request.path_params['name']}.md"
+        if path.parent != RUNBOOKS or not path.is_file():
+            return PlainTextResponse("no such runbook", 404)
+        return PlainTextResponse(path.read_text(encoding="utf-8"))
+
     pages = [
         Route("/", index),
         Route("/metrics", metrics),
         Route("/alerts", show_alerts),
+        Route("/runbooks/{name}.md", show_runbook),
         Route("/alerts", take_alerts, methods=["POST"]),
     ]
     return Starlette(routes=[*pages, *files])

@@ -31,7 +31,9 @@ ROLES = {
     "runner": "executes the flow runs",
     "service": "predictions: POST /predict, GET /live",
     "balancer": "clients come in here: POST /predict, GET /live",
-    "reports": "validation pages, plots of the data, drift reports, /metrics of the data",
+    "reports": "validation pages, plots of the data, drift reports, /metrics of data and model, /alerts",
+    "prometheus": "metrics, their rules and alerts",
+    "alertmanager": "groups alerts into messages; silence them here",
 }
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,8 @@ class Metrics:
         self.seconds = Histogram("perennial_predict_seconds", "Time of /predict.", buckets=BUCKETS, **into)
         told = "Age of a view's oldest row in a request, at its instant of decision."
         self.ages = Histogram("perennial_feature_age_seconds", told, ("view",), buckets=AGES, **into)
+        told = "Age past which a view's rows are not used."
+        self.limits = Gauge("perennial_feature_limit_seconds", told, ("view",), **highest)
         told = "Time of one write of the journal, until it is on disk."
         self.commits = Histogram("perennial_journal_commit_seconds", told, buckets=BUCKETS, **into)
         self.workers = Gauge("perennial_workers", "Workers that run.", **live)
@@ -128,6 +130,11 @@ class Metrics:
         for name, series in EXPECTED.items():
             for labels in series:
                 getattr(self, name).labels(*labels)
+
+    def note_limits(self, seconds: Mapping[str, float]) -> None:
+        """Show how old each view's rows may be: what their age is measured by."""
+        for view, limit in seconds.items():
+            self.limits.labels(view).set(limit)
 
     def note_lag(self, waiting: int, rows: int, seconds: float) -> None:
         """Show what waits for an answer, and what waits for the disk and for how long."""
