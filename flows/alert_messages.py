@@ -32,8 +32,11 @@ def keep_message(home: Path, message: Mapping[str, Any]) -> None:
             for alert in message["alerts"]
         ],
     }
-    with _writing, (home / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(kept) + "\n")
+    with _writing, (home / FILE).open("ab+") as file:
+        # A line that a crash cut short is ended first, or it would take this one with it.
+        file.seek(max(0, file.tell() - 1))
+        ended = file.read() in (b"", b"\n")
+        file.write((b"" if ended else b"\n") + json.dumps(kept).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     with _writing:

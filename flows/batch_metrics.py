@@ -63,6 +63,7 @@ class BatchMetrics:
         return "".join(texts).encode() + generate_latest(_Collected(list(self._collect())))
 
     def _collect(self) -> Iterator["Metric"]:
+        from polars.exceptions import PanicException  # no Exception: a damaged file can raise it
         from prometheus_client.core import GaugeMetricFamily
 
         up = GaugeMetricFamily(
@@ -74,7 +75,7 @@ class BatchMetrics:
         for name, read in sources.items():
             try:
                 found = read()
-            except Exception as error:  # noqa: BLE001 - told as a metric, which is what alerts are made of
+            except (Exception, PanicException) as error:  # noqa: BLE001 - told as a metric, which is what alerts are made of
                 log.warning("no metrics of %s: %s", name, error)
                 up.add_metric([name], 0)
             else:
