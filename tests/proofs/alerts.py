@@ -39,6 +39,7 @@ def measure() -> Iterator[Figure]:
         early = len(world.receiver.messages)
         yield _tell("messages before anything was injected", early, 0, early == 0, _list(world))
         for name, (incident, alert, inject) in incidents.items():
+            world.await_quiet()
             with inject(world):
                 began = time.monotonic()
                 raised = world.receiver.await_message(incident, "firing", LIMIT)

@@ -23,16 +23,16 @@ from feature_repo.contract import Delivery, Period
 from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
 from flows.project import Project, open_project
-from services.journal import Prediction, format_instant
+from services.journal import Outcome, Prediction, format_instant
 from tests.bench.serving.material import MOMENT, Material, prepare, write_model
 from tests.load import Load, steady_load
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving
 
-WORKERS, CLIENTS, PAUSE = 2, 4, 0.02
+WORKERS, CLIENTS, PAUSE = 2, 3, 0.03
 PACE = 1 / 20  # 5 minutes become 15 seconds
 WEEK = timedelta(days=7)
-FIRST = date(2013, 11, 4)  # the first day that is taken in
+FIRST = date(2013, 10, 15)  # the first day that is taken in
 LIMIT = 120.0  # seconds that anything may take to come about
 PORTS = ("prefect", "mlflow", "service", "runner", "reports", "prometheus", "alertmanager", "balancer_stats")
 
@@ -65,6 +65,10 @@ class World:
         told = httpx.get(url, params={"query": query}, timeout=10).raise_for_status().json()
         return told["data"]["result"]
 
+    def await_quiet(self) -> bool:
+        """Wait until no alert fires or is about to; return whether that came about."""
+        return await_holds(lambda: not self.ask_prometheus("ALERTS"))
+
     def take_in(self, day: date) -> list[str]:
         """Take a day in as ingest does; return what became of each table."""
         from flows.data_quality import write_metrics
@@ -74,14 +78,23 @@ class World:
         write_metrics(self.project)
         return [one.status for one in manifests]
 
-    def judge(self, *, drifted: bool) -> tuple[str, ...]:
-        """Journal one more window of answers, as they are or far off, judge it, and return its breaches."""
+    def judge(self, *, drifted: bool = False, labelled: bool = False) -> tuple[str, ...]:
+        """Journal one more window of answers, as they are or far off, judge it, and return its breaches.
+
+        labelled  with the flights' outcomes, sent back and joined
+        """
+        from flows.label import label_period
         from flows.monitor import monitor_window
 
         since = MOMENT - 8 * WEEK + self.windows * WEEK
         self.windows += 1
         window = Period(since, since + WEEK)
-        self.project.journal.append(list(build_answers(self.material, window, self.version, drifted=drifted)))
+        answers, outcomes = build_answers(self.material, window, self.version, drifted=drifted)
+        self.project.journal.append(answers)
+        if labelled:
+            self.project.journal.submit_outcomes(outcomes).result()
+            known = Period(window.since, window.until + PROBLEM.horizon)
+            label_period(self.project.lake, self.project.journal, self.project.problem, known)
         verdict = monitor_window(
             self.project.lake,
             self.project.journal,
@@ -95,7 +108,7 @@ class World:
 
 
 @contextlib.contextmanager
-def running_world(home: Path, *, prefect: bool = False, pace: float = PACE) -> Iterator[World]:
+def running_world(home: Path, *, labelled: bool = False, pace: float = PACE) -> Iterator[World]:
     """Start everything, and yield once the champion answers and what is watched is watched."""
     from flows.prometheus import read_watch, running_monitoring
     from flows.stack import build_environment, build_services, running_stack
@@ -111,8 +124,7 @@ def running_world(home: Path, *, prefect: bool = False, pace: float = PACE) -> I
             home=home, schedules=False, service_workers=WORKERS, alert_webhook=receiver.url, **ports
         )
         held.enter_context(changed_environment(build_environment(settings)))
-        chosen = {"mlflow", "service", "reports"} | ({"prefect"} if prefect else set())
-        services = [one for one in build_services(settings) if one.name in chosen]
+        services = [one for one in build_services(settings) if one.name != "runner"]
         package = write_model(material, home / "package")
         held.enter_context(running_stack(settings, services))
         registry, version = register(settings, package)
@@ -121,7 +133,7 @@ def running_world(home: Path, *, prefect: bool = False, pace: float = PACE) -> I
         project, damaged = open_fragile(settings)
         world = World(settings, project, material, registry, version, package, receiver, load, damaged)
         world.take_in(FIRST)
-        world.judge(drifted=False)
+        world.judge(labelled=labelled)
         held.enter_context(running_monitoring(settings, pace=pace))
         assert await_holds(lambda: read_watch(settings).ok and bool(read_watch(settings).targets))
         yield world
@@ -161,23 +173,30 @@ def await_champion(settings: Settings, version: int) -> None:
     assert await_version(settings.service_url, version, WORKERS, LIMIT) is not None, version
 
 
-def build_answers(material: Material, window: Period, version: int, *, drifted: bool) -> Iterator[Prediction]:
-    """Yield answers about the window's real flights; drifted: every number in another unit."""
-    rows = material.read_rows().filter(
-        pl.col("decided_at").is_between(window.since, window.until, closed="left")
-    )
-    names = list(PROBLEM.feature_names)
-    numbers = [f.name for f in PROBLEM.features if f.kind == "number" and f.name not in PROBLEM.calendar]
+def build_answers(
+    material: Material, window: Period, version: int, *, drifted: bool
+) -> tuple[list[Prediction], list[Outcome]]:
+    """Return answers about the window's real flights and their outcomes; drifted: in another unit."""
+    from flows.train import predict
+
+    inside = pl.col("decided_at").is_between(window.since, window.until, closed="left")
+    rows = material.read_rows().filter(inside)
+    rows = rows.with_columns(score=pl.Series(predict(material.load_estimator(), rows, PROBLEM)))
     if drifted:
-        rows = rows.with_columns(pl.col(numbers) * 10 + 1)
+        numbers = [f.name for f in PROBLEM.features if f.kind == "number"]
+        moved = [name for name in numbers if name not in PROBLEM.calendar]
+        rows = rows.with_columns(pl.col(moved) * 10 + 1)
+    answers, outcomes = [], []
     for number, row in enumerate(rows.iter_rows(named=True)):
-        at = format_instant(row["decided_at"])
-        features = json.dumps({name: row[name] for name in names})
-        score = 0.1 + 0.2 * (number % 10) / 10
-        identity, entity = f"{window.since:%Y%m%d}-{number}", str(row[PROBLEM.entity])
-        yield Prediction(
-            identity, entity, at, at, str(version), "champion", "ok", score, features, "[]", "{}"
-        )
+        at, entity = format_instant(row["decided_at"]), str(row[PROBLEM.entity])
+        features = json.dumps({name: row[name] for name in PROBLEM.feature_names})
+        identity = f"{window.since:%Y%m%d}-{number}"
+        told = (identity, entity, at, at, str(version), "champion", "ok", row["score"], features, "[]", "{}")
+        answers.append(Prediction(*told))
+        if row[PROBLEM.target] is not None:
+            late = float(row[PROBLEM.target])
+            outcomes.append(Outcome(entity, None, late, "arrived", row["decided_at"] + timedelta(hours=12)))
+    return answers, outcomes
 
 
 @contextlib.contextmanager
