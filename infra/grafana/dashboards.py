@@ -11,6 +11,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 SOURCE = {"type": "prometheus", "uid": "perennial"}
+FORMATS = {"heatmap": "heatmap", "table": "table"}
 WIDTH, HEIGHT, ACROSS = 8, 8, 3  # Grafana's grid has 24 columns
 
 
@@ -244,7 +245,7 @@ def _build_panel(number: int, panel: Panel) -> dict[str, Any]:
                 "legendFormat": legend or "__auto",
                 "instant": instant,
                 "range": not instant,
-                "format": "heatmap" if panel.kind == "heatmap" else "time_series",
+                "format": FORMATS.get(panel.kind, "time_series"),
             }
             for index, (legend, query) in enumerate(panel.queries)
         ],

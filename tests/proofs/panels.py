@@ -19,7 +19,13 @@ from tests.proofs.monitored import MOMENT, WEEK, World, running_world
 
 Figure = dict[str, Any]
 SHOWN_WITHIN = 90.0  # seconds
-FLOW = "from flows.skew import skew_probe; skew_probe()"
+# A run that ends well: nothing was asked before the problem's first day.
+FLOW = """
+from datetime import timedelta
+from feature_repo.problem import PROBLEM
+from flows.skew import skew_probe
+skew_probe(PROBLEM.start - timedelta(days=2), PROBLEM.start - timedelta(days=1))
+"""
 # Told where the verdicts carry an estimate; until then the panel shows the realised quality alone.
 WITH_AN_ESTIMATE = 'perennial_estimated_quality{measure="auc"}'
 
