@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     alertmanager_port: int = Field(9093, ge=1, le=65535)
     balancer_port: int = Field(3100, ge=1, le=65535, description="The replicas take the ports after it.")
     balancer_stats_port: int = Field(3199, ge=1, le=65535)
+    alert_webhook: str = Field(
+        "", description="URL that Alertmanager posts alerts to; empty: the reports' own page of alerts."
+    )
     service_workers: int = Field(2, ge=1, le=64)
     mlflow_server: str = Field("", description="URL of an MLflow server elsewhere; empty: the local stack's.")
     poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")

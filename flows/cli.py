@@ -19,6 +19,7 @@ from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_features import features
+from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
@@ -287,6 +288,7 @@ app.command(rich_help_panel=DATA)(trace)
 app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(compact)
 app.add_typer(replicas, name="replicas")
+app.add_typer(monitoring, name="monitoring")
 
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:

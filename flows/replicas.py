@@ -17,6 +17,7 @@ from feature_repo.errors import StackError
 from feature_repo.settings import PREFIX, Settings
 from flows.balancer import Balancer
 from flows.children import Service
+from flows.prometheus import refresh_targets
 from flows.stack import Stack, build_services, read_stack, running_stack
 
 BACK_LIMIT = 240.0  # seconds that one replica may take to come back
@@ -73,9 +74,13 @@ def _run(
     addresses = {name: f"{settings.host}:{port}" for name, port in layout.named.items()}
     balancer.write_config(addresses, services[-1].environment)
     own = settings.model_copy(update={"home": balancer.folder})
-    with running_stack(own, services, on_change) as stack:
-        await_admission(balancer, tuple(layout.named))
-        yield stack
+    try:
+        with running_stack(own, services, on_change) as stack:
+            await_admission(balancer, tuple(layout.named))
+            refresh_targets(settings)
+            yield stack
+    finally:
+        refresh_targets(settings)
 
 
 def build_replicas(settings: Settings, layout: Layout) -> list[Service]:

@@ -32,7 +32,9 @@ ROLES = {
     "service": "predictions: POST /predict, GET /live",
     "balancer": "clients come in here: POST /predict, GET /live",
     "evidently": "Evidently: drift reports of each window, side by side (starts last, in the background)",
-    "reports": "validation pages, plots of the data, drift reports, /metrics of the data",
+    "reports": "validation pages, plots of the data, drift reports, /metrics of data and model, /alerts",
+    "prometheus": "metrics, their rules and alerts",
+    "alertmanager": "groups alerts into messages; silence them here",
 }
 
 

@@ -24,7 +24,7 @@ from services.docs import PAGE
 from services.engine import REFUSE, Engine, Overloaded
 from services.intake import Intake
 from services.journal import DeadLetter, Journal, format_instant
-from services.metrics import Metrics
+from services.metrics import LAG_SECONDS, Metrics
 from services.openapi import describe
 from services.shadow import Shadow
 from services.wire import Wire
@@ -71,6 +71,9 @@ class PredictionApp:
             return
         except ClientDisconnect:
             return
+        except Exception:
+            self._metrics.requests.labels("/predict", "500").inc()
+            raise
         self._answered.inc()
         self._metrics.seconds.observe(time.perf_counter() - since)
         size = (b"content-length", str(len(body)).encode())
@@ -111,6 +114,12 @@ class PredictionApp:
         text, kind = await asyncio.to_thread(self._metrics.render)
         return Response(text, media_type=kind)
 
+    async def watch_lag(self) -> None:
+        """Tell every second what waits: the worker that Prometheus happens to ask tells for all of them."""
+        while True:
+            self._metrics.note_lag(self.engine.waiting, *self._journal.lag)
+            await asyncio.sleep(LAG_SECONDS)
+
     async def openapi(self, request: Request) -> Response:
         """Describe the service to machines."""
         return _json(describe(self._problem, self._wire))
@@ -131,6 +140,9 @@ class PredictionApp:
                 response = await handler(request)
             except (BadRequest, JournalUnavailable) as error:
                 return self._refuse(route, error)
+            except Exception:
+                self._metrics.requests.labels(route, "500").inc()
+                raise
             self._metrics.requests.labels(route, str(response.status_code)).inc()
             return response
 
@@ -206,13 +218,18 @@ def build_app(
 
     deadline  seconds that the store or a model may take, before a request goes on without
     """
-    app = PredictionApp(problem, store, models, journal, wire, metrics or Metrics(), deadline)
+    told = metrics or Metrics()
+    app = PredictionApp(problem, store, models, journal, wire, told, deadline)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
         await asyncio.to_thread(on_start)
+        told.note_start()
+        journal.watch_commits(told.commits.observe)
         app.engine.start()
+        watch = asyncio.create_task(app.watch_lag())
         yield
+        watch.cancel()
         await app.engine.stop()
         await asyncio.to_thread(app.shadow.stop)
         await asyncio.to_thread(on_stop)

@@ -10,7 +10,7 @@ write tries anew. What was acknowledged stays.
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,6 +58,15 @@ class Journal:
     def __init__(self, path: Path, tables: Tables | None = None) -> None:
         self._tables = tables or SqliteTables(path)
         self._writer = Writer(self._tables, path)
+
+    @property
+    def lag(self) -> tuple[int, float]:
+        """Rows that wait for the disk, and for how many seconds the write under way has lasted."""
+        return self._writer.lag
+
+    def watch_commits(self, tell: Callable[[float], object]) -> None:
+        """Have each write's seconds told, in the writer's thread."""
+        self._writer.on_commit = tell
 
     def __enter__(self) -> Self:
         return self

@@ -5,7 +5,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -49,6 +49,13 @@ class Writer:
         self._pages = TIDY_PAGES  # of the log since it was tidied, about: a killed worker may have left some
         self._keep = threading.Event()
         self._told_at = -TELL_SECONDS  # when a failure was last logged
+        self.on_commit: Callable[[float], object] = lambda seconds: None
+
+    @property
+    def lag(self) -> tuple[int, float]:
+        """Rows that wait for the disk, and for how many seconds the write under way has lasted."""
+        since = self._busy_since
+        return self._waiting, 0.0 if since is None else time.monotonic() - since
 
     def put(self, batch: Batch, done: Any, loop: asyncio.AbstractEventLoop | None = None) -> None:
         """Take a batch; refuses it at once if too much waits or the disk does not answer."""
@@ -88,9 +95,11 @@ class Writer:
         last = False
         try:
             while not last and (job := self._jobs.get()) is not None:
-                self._busy_since, self._group = time.monotonic(), [job]
+                begun = time.monotonic()
+                self._busy_since, self._group = begun, [job]
                 last = self._write(self._group)
                 self._busy_since = None
+                self.on_commit(time.monotonic() - begun)
         finally:
             ended.set()
             self._keep.set()

@@ -21,7 +21,7 @@ from services.app import build_app
 from services.definitions import build_require
 from services.journal import Journal
 from services.live import LiveModels
-from services.metrics import Metrics, forget_dead_workers
+from services.metrics import Metrics
 from services.models import Registry
 
 REOPEN_SECONDS = 1.0  # how long a store that failed is left alone
@@ -132,7 +132,7 @@ def assemble(settings: Settings, problem: Problem, wire: Any, bentoml: Any) -> A
 
     def start() -> None:
         logging.getLogger("perennial").setLevel(logging.INFO)
-        forget_dead_workers()
+        metrics.note_limits({table.name: table.ttl.total_seconds() for table in problem.feature_tables})
         # Importing Feast takes seconds: better before the worker is ready than in an answer. What follows
         # the registry imports MLflow, and may do that later.
         if store.is_there():

@@ -1,0 +1,116 @@
+"""Every panel of the dashboards shows data: each query is run against the real Prometheus in a watched world.
+
+Real service under load, real reports over what ingest, labels, monitor and a real flow run left.
+"""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tests.bench.serving.material import ROOT
+from tests.proofs.monitored import MOMENT, WEEK, World, running_world
+
+Figure = dict[str, Any]
+SHOWN_WITHIN = 90.0  # seconds
+# A run that ends well: nothing was asked before the problem's first day.
+FLOW = """
+from datetime import timedelta
+from feature_repo.problem import PROBLEM
+from flows.skew import skew_probe
+skew_probe(PROBLEM.start - timedelta(days=2), PROBLEM.start - timedelta(days=1))
+"""
+# Told where the verdicts carry an estimate; until then the panel shows the realised quality alone.
+WITH_AN_ESTIMATE = 'perennial_estimated_quality{measure="auc"}'
+
+
+def measure() -> Iterator[Figure]:
+    """Yield the figures."""
+    dashboards = load_dashboards()
+    with (
+        tempfile.TemporaryDirectory(prefix="panels-") as folder,
+        running_world(Path(folder) / "home", labelled=True) as world,
+    ):
+        _tell_skew(world)
+        _send_back(world)
+        subprocess.run([sys.executable, "-W", "ignore", "-c", FLOW], cwd=ROOT, check=True, stdout=sys.stderr)
+        wanted = [one for one in dashboards.list_queries() if _is_required(world, *one[1:])]
+        empty = _await_data(world, wanted)
+        for title in dashboards.DASHBOARDS:
+            mine = [query for name, _, query in wanted if name == title]
+            bare = [query for query in mine if query in empty]
+            told = {"queries": len(mine), "empty": bare}
+            yield _tell(
+                f"dashboard {title}: queries without data", len(bare), 0, bool(mine) and not bare, told
+            )
+        left = [query for _, panel, query in dashboards.list_queries() if panel.may_be_empty]
+        yield _tell(
+            "queries that only show something when something is wrong, valid", len(left), ">= 1", bool(left)
+        )
+        for query in left:
+            world.ask_prometheus(query)  # raises if Prometheus cannot read it
+
+
+def _is_required(world: World, panel: Any, query: str) -> bool:
+    if query == WITH_AN_ESTIMATE:
+        return bool(world.ask_prometheus("count({__name__=~'perennial_estimated_quality.*'})"))
+    return not panel.may_be_empty
+
+
+def _await_data(world: World, wanted: list[Any]) -> set[str]:
+    """Return the queries that gave no number in time."""
+    waiting = {query for _, _, query in wanted}
+    deadline = time.monotonic() + SHOWN_WITHIN
+    while waiting and time.monotonic() < deadline:
+        waiting = {query for query in waiting if not _has_number(world.ask_prometheus(query))}
+        time.sleep(1)
+    return waiting
+
+
+def _has_number(found: list[dict[str, Any]]) -> bool:
+    return any(one["value"][1] != "NaN" for one in found)
+
+
+def _tell_skew(world: World) -> None:
+    """Leave what a probe of skew leaves that found nothing: the probe itself has its own proof."""
+    from feature_repo.contract import Period
+    from flows.policy.skew import FeatureSkew, SkewVerdict
+    from flows.skew import SkewReport, write_metrics
+
+    features = tuple(
+        FeatureSkew(name, 100, 100, 0, 0, 0, None, None, ()) for name in world.project.problem.feature_names
+    )
+    report = SkewReport(Period(MOMENT - WEEK, MOMENT), 100, 0, SkewVerdict(features, ()))
+    write_metrics(world.project, report)
+
+
+def _send_back(world: World) -> None:
+    """Send an outcome, and a request that is none, as clients do."""
+    import httpx
+
+    from feature_repo.problem import PROBLEM
+    from services.schemas import build_wire
+
+    url, wire = world.settings.service_url, build_wire(PROBLEM)
+    httpx.post(f"{url}/feedback", json=json.loads(json.dumps(wire.example_feedback, default=str)), timeout=30)
+    httpx.post(f"{url}/predict", json={"carrier": 1}, timeout=30)
+
+
+def load_dashboards() -> ModuleType:
+    """Return the module that makes the dashboards: it is no part of a package."""
+    spec = importlib.util.spec_from_file_location("dashboards", ROOT / "infra" / "grafana" / "dashboards.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _tell(name: str, value: Any, bar: Any, ok: bool, facts: dict[str, Any] | None = None) -> Figure:
+    return {"name": name, "value": value, "bar": bar, "ok": bool(ok), **(facts or {})}
