@@ -169,7 +169,7 @@ def _check_route(settings: Settings) -> Found:
     known = _ask(f"{settings.prometheus_url}/api/v1/alertmanagers")["data"]["activeAlertmanagers"]
     if not known:
         return False, "Prometheus knows no Alertmanager"
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     config = yaml.safe_load(_ask(f"{settings.alertmanager_url}/api/v2/status")["config"]["original"])
     default = config["route"]["receiver"]
