@@ -126,7 +126,9 @@ def describe_verdict(verdict: Mapping[str, Any]) -> Iterator["Metric"]:
             gauge = GaugeMetricFamily(name, told)
             gauge.add_metric([], float(verdict[column]))
             yield gauge
-    yield _describe_breaches(json.loads(verdict["breaches"]))
+    # Alarms stand beside breaches where the verdict tells signals that ask for no retrain.
+    alarms = json.loads(verdict.get("alarms") or "[]")
+    yield _describe_breaches([name.replace(" ", "_") for name in (*json.loads(verdict["breaches"]), *alarms)])
     yield _describe_columns(json.loads(verdict["columns"]))
     for kind, prefix in (("realised", ""), ("estimated", "estimated_")):
         yield from _describe_quality(verdict, kind, prefix)

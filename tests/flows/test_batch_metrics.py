@@ -113,11 +113,11 @@ def test_what_a_verdict_cannot_tell_has_no_sample(tmp_path: Path) -> None:
 
 def test_an_estimate_is_told_where_verdicts_have_one(tmp_path: Path) -> None:
     """Its columns are those of the realised quality, with a prefix; a signal of its own is told too."""
-    record(tmp_path, 1, ["estimate"], estimated_auc=0.7, estimated_auc_low=0.66)
+    record(tmp_path, 1, [], alarms='["estimated quality"]', estimated_auc=0.7, estimated_auc_low=0.66)
     told = read(tmp_path)
     assert told["perennial_estimated_quality", ("auc",)] == 0.7
     assert told["perennial_estimated_quality_low", ("auc",)] == 0.66
-    assert told["perennial_breach", ("estimate",)] == 1
+    assert told["perennial_breach", ("estimated_quality",)] == 1
 
 
 def test_a_home_without_verdicts_is_no_trouble(tmp_path: Path) -> None:
