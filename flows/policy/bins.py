@@ -1,0 +1,59 @@
+"""Bins for comparing distributions: drawn from the reference alone, with one for nulls and one for the rest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = NDArray[np.float64] | NDArray[np.object_]
+Codes = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Bins:
+    """One column's bins: between `edges`, or one a value in `kept` and one for all other values.
+
+    The last bin holds the nulls. A number with few distinct values is binned by value, since its
+    quantiles coincide.
+    """
+
+    kind: str  # "number" or "category"
+    edges: NDArray[np.float64] | None
+    kept: Column
+
+    @property
+    def count(self) -> int:
+        """Number of bins, that of the nulls included."""
+        return (len(self.kept) if self.edges is None else len(self.edges)) + 2
+
+    def encode(self, column: Column) -> Codes:
+        """Return each value's bin, shape (n,)."""
+        values, null = read_values(column, self.kind)
+        if self.edges is not None:
+            codes = np.searchsorted(self.edges, values)
+        elif not len(self.kept):
+            codes = np.zeros(len(values), dtype=np.intp)
+        else:
+            place = np.minimum(np.searchsorted(self.kept, values), len(self.kept) - 1)
+            codes = np.where(self.kept[place] == values, place, len(self.kept))
+        return np.where(null, self.count - 1, codes)
+
+
+def fit_bins(reference: Column, kind: str, most: int = 10, min_share: float = 0.01) -> Bins:
+    """Draw quantile bins for a number, one bin a value of at least `min_share` for anything else."""
+    values, null = read_values(reference, kind)
+    known, seen = np.unique(values[~null], return_counts=True)
+    if kind == "number" and len(known) > most:
+        cuts = np.quantile(values[~null], np.linspace(0, 1, most + 1)[1:-1])
+        return Bins(kind, np.unique(cuts), known[:0])
+    return Bins(kind, None, known[seen >= min_share * len(values)])
+
+
+def read_values(column: Column, kind: str) -> tuple[Column, NDArray[np.bool_]]:
+    """Return values that can be sorted, and where they are null."""
+    if kind == "number":
+        numbers = np.asarray(column, dtype=float)
+        return numbers, np.isnan(numbers)
+    things = np.asarray(column, dtype=object)
+    null = np.array([thing is None for thing in things], dtype=bool)
+    return np.where(null, "", things).astype(str), null

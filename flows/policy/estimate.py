@@ -1,0 +1,158 @@
+"""Quality before its labels: what the scores themselves say of their AUC, with an interval.
+
+The method is confidence-based performance estimation (CBPE; NannyML's documentation, 2022; the idea is
+in Guillory et al., Predicting with Confidence on Unseen Distributions, ICCV 2021): a calibrated score
+of 0.3 is right about three in ten, so the expected AUC follows from the scores alone. It sees that a
+window is harder or easier to rank. It cannot see that the same inputs now mean something else: for that
+only labels will do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import bdtrc, expit, logit
+from scipy.stats import norm
+
+from flows.policy.quality import Interval
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatePolicy:
+    """How an estimate is made, and when it is a breach.
+
+    draws      50 calibrations, each fitted on a resample of the reference, each with one draw of the
+               window's labels: the interval holds what a small reference and chance may do.
+    level      95% interval.
+    tolerance  0.03 of AUC under the reference, as for realised quality.
+    min_rows   200, as for realised quality.
+    alpha      an interval that misses more often than chance would in 1 of 20 cases is not trusted.
+    most       rows that are looked at: beyond 10,000 the labels' own chance is under 0.01 of AUC.
+    """
+
+    draws: int = 50
+    level: float = 0.95
+    tolerance: float = 0.03
+    min_rows: int = 200
+    alpha: float = 0.05
+    most: int = 10_000
+    seed: int = 20130101
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Logistic calibrations of a score: slope and intercept of its logit, shape (draws + 1, 2).
+
+    The first is fitted on the whole reference, the others on resamples of it.
+    """
+
+    fits: Floats
+    auc: float  # of the reference, by its labels
+
+    def apply(self, scores: Floats, which: int = 0) -> Floats:
+        """Return the calibrated probabilities."""
+        slope, intercept = self.fits[which]
+        return np.asarray(expit(slope * _to_logit(scores) + intercept), dtype=float)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An AUC that is expected, not measured; `state` is "ok", "breach" or "unknown"."""
+
+    state: str
+    auc: Interval | None
+    reason: str
+
+
+def fit_calibration(
+    scores: Floats, outcomes: Floats, policy: EstimatePolicy = EstimatePolicy()
+) -> Calibration:
+    """Fit on the held-out reference's scores in [0, 1] and outcomes 0/1 (Platt, 1999)."""
+    rng, x = np.random.default_rng(policy.seed), _to_logit(scores)
+    weights = [np.ones(len(x)), *(rng.poisson(1.0, len(x)).astype(float) for _ in range(policy.draws))]
+    fits: list[Floats] = []
+    for weight in weights:
+        fits.append(_fit_logistic(x, outcomes, weight, fits[0] if fits else np.array([1.0, 0.0])))
+    return Calibration(np.stack(fits), expect_auc(scores, outcomes))
+
+
+def estimate_auc(
+    calibration: Calibration, scores: Floats, policy: EstimatePolicy = EstimatePolicy()
+) -> Estimate:
+    """Estimate a window's AUC from its scores alone, and say whether it surely fell."""
+    if len(scores) < policy.min_rows:
+        return Estimate("unknown", None, f"no estimate: {len(scores)} scores, {policy.min_rows} needed")
+    rng = np.random.default_rng(policy.seed)
+    chosen = np.sort(
+        scores if len(scores) <= policy.most else rng.choice(scores, policy.most, replace=False)
+    )
+    ends = _find_ties(chosen)
+    expected = _expect_sorted(calibration.apply(chosen), *ends)
+    drawn = [
+        _expect_sorted((rng.random(len(chosen)) < calibration.apply(chosen, which)).astype(float), *ends)
+        for which in range(1, len(calibration.fits))
+    ]
+    # The draws' spread around their own middle: their mean may lie off by a resample's chance.
+    spread = float(np.nanstd(drawn) * norm.ppf(0.5 + policy.level / 2))
+    auc = Interval(expected, max(0.0, expected - spread), min(1.0, expected + spread))
+    limit = calibration.auc - policy.tolerance
+    told = f"estimated AUC {auc} against {calibration.auc:.3f} of the reference, by the scores alone"
+    return Estimate("breach" if auc.high < limit else "ok", auc, told)
+
+
+def count_missed(
+    pairs: Sequence[tuple[Interval, float]], policy: EstimatePolicy = EstimatePolicy()
+) -> tuple[int, bool, str]:
+    """Count realised values outside their estimate's interval: how many, whether too many, in words."""
+    missed = sum(not interval.low <= value <= interval.high for interval, value in pairs)
+    if not pairs:
+        return 0, False, "no estimate has been checked by labels yet"
+    chance = float(bdtrc(missed - 1, len(pairs), 1 - policy.level)) if missed else 1.0
+    told = f"realised AUC outside the estimate's interval in {missed} of {len(pairs)} windows"
+    if chance < policy.alpha:
+        return missed, True, f"{told}, more than a {policy.level:.0%} interval should: do not rely on it"
+    return missed, False, told
+
+
+def expect_auc(scores: Floats, chances: Floats) -> float:
+    """Return the AUC's expectation where row i is a 1 by `chances[i]`: expected wins over expected pairs.
+
+    With chances 0/1 it is the AUC itself, ties counted half.
+    """
+    order = np.argsort(scores, kind="stable")
+    return _expect_sorted(chances[order], *_find_ties(scores[order]))
+
+
+def _find_ties(ordered: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    return np.searchsorted(ordered, ordered, "left"), np.searchsorted(ordered, ordered, "right")
+
+
+def _expect_sorted(p: Floats, first: NDArray[np.intp], last: NDArray[np.intp]) -> float:
+    below = np.concatenate([[0.0], np.cumsum(1 - p)])
+    # A row does not compete with itself.
+    own = float(np.sum(p * (1 - p)))
+    wins = float(np.sum(p * (below[first] + below[last]) / 2)) - own / 2
+    pairs = float(p.sum() * (1 - p).sum()) - own
+    return wins / pairs if pairs > 0 else float("nan")
+
+
+def _fit_logistic(x: Floats, y: Floats, weight: Floats, start: Floats) -> Floats:
+    # Newton's method: two parameters, a dozen steps at most.
+    beta = start.astype(float)
+    design = np.column_stack([x, np.ones(len(x))])
+    for _ in range(25):
+        p = expit(design @ beta)
+        pull = design.T @ (weight * (y - p))
+        curve = (design * (weight * p * (1 - p) + 1e-9)[:, None]).T @ design
+        step = np.linalg.solve(curve, pull)
+        beta = beta + step
+        if np.abs(step).max() < 1e-8:
+            break
+    return beta
+
+
+def _to_logit(scores: Floats) -> Floats:
+    return np.asarray(logit(np.clip(np.asarray(scores, dtype=float), 1e-6, 1 - 1e-6)), dtype=float)
