@@ -11,7 +11,7 @@ Codes = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Bins:
-    """One column's bins: between `edges`, or one a value in `kept` and one for all other values.
+    """One column's bins: between `edges`, or one a value in `kept`, one for the rare, one for the unseen.
 
     The last bin holds the nulls. A number with few distinct values is binned by value, since its
     quantiles coincide.
@@ -20,22 +20,22 @@ class Bins:
     kind: str  # "number" or "category"
     edges: NDArray[np.float64] | None
     kept: Column
+    rare: Column
 
     @property
     def count(self) -> int:
         """Number of bins, that of the nulls included."""
-        return (len(self.kept) if self.edges is None else len(self.edges)) + 2
+        return len(self.kept) + 3 if self.edges is None else len(self.edges) + 2
 
     def encode(self, column: Column) -> Codes:
         """Return each value's bin, shape (n,)."""
         values, null = read_values(column, self.kind)
         if self.edges is not None:
             codes = np.searchsorted(self.edges, values)
-        elif not len(self.kept):
-            codes = np.zeros(len(values), dtype=np.intp)
         else:
-            place = np.minimum(np.searchsorted(self.kept, values), len(self.kept) - 1)
-            codes = np.where(self.kept[place] == values, place, len(self.kept))
+            place, kept = _find(self.kept, values)
+            unseen = np.where(_find(self.rare, values)[1], len(self.kept), len(self.kept) + 1)
+            codes = np.where(kept, place, unseen)
         return np.where(null, self.count - 1, codes)
 
 
@@ -45,8 +45,9 @@ def fit_bins(reference: Column, kind: str, most: int = 10, min_share: float = 0.
     known, seen = np.unique(values[~null], return_counts=True)
     if kind == "number" and len(known) > most:
         cuts = np.quantile(values[~null], np.linspace(0, 1, most + 1)[1:-1])
-        return Bins(kind, np.unique(cuts), known[:0])
-    return Bins(kind, None, known[seen >= min_share * len(values)])
+        return Bins(kind, np.unique(cuts), known[:0], known[:0])
+    common = seen >= min_share * len(values)
+    return Bins(kind, None, known[common], known[~common])
 
 
 def read_values(column: Column, kind: str) -> tuple[Column, NDArray[np.bool_]]:
@@ -57,3 +58,10 @@ def read_values(column: Column, kind: str) -> tuple[Column, NDArray[np.bool_]]:
     things = np.asarray(column, dtype=object)
     null = np.array([thing is None for thing in things], dtype=bool)
     return np.where(null, "", things).astype(str), null
+
+
+def _find(known: Column, values: Column) -> tuple[Codes, NDArray[np.bool_]]:
+    if not len(known):
+        return np.zeros(len(values), dtype=np.intp), np.zeros(len(values), dtype=bool)
+    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return place, np.asarray(known[place] == values, dtype=bool)

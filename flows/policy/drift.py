@@ -28,8 +28,8 @@ class DriftPolicy:
                      the chi-square is an approximation, and at 100 rows the tail is heavier.
     min_rows         fewer rows leave a decile with under 10: too few to speak of a share.
     bins             deciles, as the customary limits assume.
-    min_share        categories under 1% of the reference share one bin with the unseen ones: their
-                     own counts would be mostly noise.
+    min_share        categories under 1% of the reference share one bin: their own counts would be
+                     mostly noise. Those that it never saw have another.
     """
 
     moderate: float = 0.10
