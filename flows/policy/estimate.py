@@ -8,7 +8,7 @@ only labels will do.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ class EstimatePolicy:
                window's labels: the interval holds what a small reference and chance may do.
     level      95% interval.
     tolerance  0.03 of AUC under the reference, as for realised quality.
-    min_rows   200, as for realised quality.
+    min_rows   200, as for realised quality; min_class 30 of each outcome likewise.
+    min_days   5 days with as much, to tell how restless days are.
     alpha      an interval that misses more often than chance would in 1 of 20 cases is not trusted.
     most       rows that are looked at: beyond 10,000 the labels' own chance is under 0.01 of AUC.
     """
@@ -37,6 +38,8 @@ class EstimatePolicy:
     level: float = 0.95
     tolerance: float = 0.03
     min_rows: int = 200
+    min_class: int = 30
+    min_days: int = 5
     alpha: float = 0.05
     most: int = 10_000
     seed: int = 20130101
@@ -46,11 +49,13 @@ class EstimatePolicy:
 class Calibration:
     """Logistic calibrations of a score: slope and intercept of its logit, shape (draws + 1, 2).
 
-    The first is fitted on the whole reference, the others on resamples of it.
+    The first is fitted on the whole reference, the others on resamples of it. `unrest` is the variance
+    of AUC from one day to the next that neither the labels' chance nor the fit explains.
     """
 
     fits: Floats
     auc: float  # of the reference, by its labels
+    unrest: float = 0.0
 
     def apply(self, scores: Floats, which: int = 0) -> Floats:
         """Return the calibrated probabilities."""
@@ -68,21 +73,30 @@ class Estimate:
 
 
 def fit_calibration(
-    scores: Floats, outcomes: Floats, policy: EstimatePolicy = EstimatePolicy()
+    scores: Floats,
+    outcomes: Floats,
+    days: NDArray[np.generic] | None = None,
+    policy: EstimatePolicy = EstimatePolicy(),
 ) -> Calibration:
-    """Fit on the held-out reference's scores in [0, 1] and outcomes 0/1 (Platt, 1999)."""
+    """Fit on the held-out reference's scores in [0, 1] and outcomes 0/1 (Platt, 1999).
+
+    Flights of one day share its weather: with `days` of the rows, how far the reference's own days lie
+    from their estimates widens the interval (the moment estimate of random effects: DerSimonian and
+    Laird, Controlled Clinical Trials 7, 1986).
+    """
     rng, x = np.random.default_rng(policy.seed), _to_logit(scores)
     weights = [np.ones(len(x)), *(rng.poisson(1.0, len(x)).astype(float) for _ in range(policy.draws))]
     fits: list[Floats] = []
     for weight in weights:
         fits.append(_fit_logistic(x, outcomes, weight, fits[0] if fits else np.array([1.0, 0.0])))
-    return Calibration(np.stack(fits), expect_auc(scores, outcomes))
+    whole = Calibration(np.stack(fits), expect_auc(scores, outcomes))
+    return whole if days is None else replace(whole, unrest=_measure_unrest(whole, scores, outcomes, days, policy))
 
 
 def estimate_auc(
-    calibration: Calibration, scores: Floats, policy: EstimatePolicy = EstimatePolicy()
+    calibration: Calibration, scores: Floats, policy: EstimatePolicy = EstimatePolicy(), *, days: float = 1.0
 ) -> Estimate:
-    """Estimate a window's AUC from its scores alone, and say whether it surely fell."""
+    """Estimate the AUC of a window of so many days from its scores alone, and say whether it surely fell."""
     if len(scores) < policy.min_rows:
         return Estimate("unknown", None, f"no estimate: {len(scores)} scores, {policy.min_rows} needed")
     rng = np.random.default_rng(policy.seed)
@@ -96,7 +110,8 @@ def estimate_auc(
         for which in range(1, len(calibration.fits))
     ]
     # The draws' spread around their own middle: their mean may lie off by a resample's chance.
-    spread = float(np.nanstd(drawn) * norm.ppf(0.5 + policy.level / 2))
+    wide = np.sqrt(np.nanvar(drawn) + calibration.unrest / days)
+    spread = float(wide * norm.ppf(0.5 + policy.level / 2))
     auc = Interval(expected, max(0.0, expected - spread), min(1.0, expected + spread))
     limit = calibration.auc - policy.tolerance
     told = f"estimated AUC {auc} against {calibration.auc:.3f} of the reference, by the scores alone"
@@ -137,6 +152,22 @@ def _expect_sorted(p: Floats, first: NDArray[np.intp], last: NDArray[np.intp]) -
     wins = float(np.sum(p * (below[first] + below[last]) / 2)) - own / 2
     pairs = float(p.sum() * (1 - p).sum()) - own
     return wins / pairs if pairs > 0 else float("nan")
+
+
+def _measure_unrest(
+    calibration: Calibration, scores: Floats, outcomes: Floats, days: NDArray[np.generic], policy: EstimatePolicy
+) -> float:
+    excess = []
+    for day in np.unique(days):
+        of_day = days == day
+        ones = outcomes[of_day].sum()
+        if of_day.sum() < policy.min_rows or min(ones, of_day.sum() - ones) < policy.min_class:
+            continue
+        found = estimate_auc(calibration, scores[of_day], policy).auc
+        if found is not None:
+            explained = (found.high - found.low) / 2 / norm.ppf(0.5 + policy.level / 2)
+            excess.append((expect_auc(scores[of_day], outcomes[of_day]) - found.value) ** 2 - explained**2)
+    return max(0.0, float(np.mean(excess))) if len(excess) >= policy.min_days else 0.0
 
 
 def _fit_logistic(x: Floats, y: Floats, weight: Floats, start: Floats) -> Floats:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from feature_repo.problem import PROBLEM
 from flows.model import build_estimator
@@ -82,6 +83,12 @@ def build_world(since: datetime, until: datetime) -> World:
 
     The model learned from January to March; for a period that holds those months, from the rest.
     """
+    # The machine's other work makes many threads wait for each other: one is quicker, and the same always.
+    with threadpool_limits(1):
+        return _build_world(since, until)
+
+
+def _build_world(since: datetime, until: datetime) -> World:
     rows = prepare().read_rows()
     spring = pl.col("decided_at") < datetime(2013, 4, 1, tzinfo=UTC)
     taught = rows.filter(spring if since >= datetime(2013, 4, 1, tzinfo=UTC) else ~spring)

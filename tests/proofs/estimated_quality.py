@@ -78,11 +78,13 @@ def score_year() -> tuple[pl.DataFrame, Calibration]:
     scored = rows.filter(pl.col("decided_at") >= HELD[1])
     scored = scored.with_columns(score=pl.Series(predict(estimator, scored, PROBLEM)))
     scores = predict(estimator, held, PROBLEM)
-    return scored, fit_calibration(scores, held[PROBLEM.target].cast(pl.Float64).to_numpy())
+    days = held["decided_at"].dt.date().to_numpy()
+    return scored, fit_calibration(scores, held[PROBLEM.target].cast(pl.Float64).to_numpy(), days)
 
 
 def _compare(calibration: Calibration, rows: pl.DataFrame) -> tuple[Interval, float]:
     scores = rows["score"].to_numpy()
-    found = estimate_auc(calibration, scores).auc
+    days = rows["decided_at"].dt.date().n_unique()
+    found = estimate_auc(calibration, scores, days=days).auc
     assert found is not None, "a day with enough of both outcomes has enough rows"
     return found, measure_auc(scores, rows[PROBLEM.target].cast(pl.Float64).to_numpy()).value
