@@ -68,6 +68,11 @@ def list_columns(contract: Mapping[str, Any], problem: Problem) -> list[DriftCol
     ]
 
 
+def list_calendar(reference: pl.DataFrame, problem: Problem) -> list[DriftColumn]:
+    """Return the calendar's columns that the reference holds: its strata."""
+    return [DriftColumn(name, "number") for name in sorted(problem.calendar) if name in reference.columns]
+
+
 def to_arrays(frame: pl.DataFrame, columns: list[DriftColumn]) -> dict[str, Column]:
     """Return the columns as arrays: numbers with NaN for null, categories as text or None."""
     numbers = {c.name: frame[c.name].cast(pl.Float64).to_numpy() for c in columns if c.kind == "number"}

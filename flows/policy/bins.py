@@ -1,4 +1,4 @@
-"""Bins for comparing distributions: drawn from the reference alone, with one for nulls and one for the rest."""
+"""Bins for comparing distributions: drawn from the reference alone, nulls in one of their own."""
 
 from dataclasses import dataclass
 

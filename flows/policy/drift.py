@@ -110,6 +110,8 @@ class Profile:
 
     def judge(self, current: Mapping[str, Column]) -> DriftVerdict:
         """Compare a window's columns, 1-d arrays with null as NaN or None."""
+        if len(current[self.columns[0].name]) < self.policy.min_rows:
+            return self.judge_codes(*self.encode(current))
         notes = [
             _tell_change(c.kind, usual, _find_usual(current[c.name], c.kind), current[c.name])
             for c, usual in zip(self.columns, self.usual, strict=True)
@@ -136,7 +138,9 @@ class Profile:
         )
         far = sorted((d for d in drifts if d.level == "large"), key=lambda d: -d.weight)
         share = float(sum(d.weight for d in far))
-        head = f"{len(far)} of {len(drifts)} columns moved far; they hold {share:.0%} of the model's importance"
+        head = (
+            f"{len(far)} of {len(drifts)} columns moved far; they hold {share:.0%} of the model's importance"
+        )
         told = (head, *(d.reason for d in far), *([turned.reason] if turned.reason else []))
         return DriftVerdict(True, drifts, share, rows, held, told)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtrc, expit, logit
 from scipy.stats import norm
 
-from flows.policy.quality import Interval
+from flows.policy.quality import Interval, QualityVerdict
 
 Floats = NDArray[np.float64]
 
@@ -90,7 +90,11 @@ def fit_calibration(
     for weight in weights:
         fits.append(_fit_logistic(x, outcomes, weight, fits[0] if fits else np.array([1.0, 0.0])))
     whole = Calibration(np.stack(fits), expect_auc(scores, outcomes))
-    return whole if days is None else replace(whole, unrest=_measure_unrest(whole, scores, outcomes, days, policy))
+    return (
+        whole
+        if days is None
+        else replace(whole, unrest=_measure_unrest(whole, scores, outcomes, days, policy))
+    )
 
 
 def estimate_auc(
@@ -100,9 +104,7 @@ def estimate_auc(
     if len(scores) < policy.min_rows:
         return Estimate("unknown", None, f"no estimate: {len(scores)} scores, {policy.min_rows} needed")
     rng = np.random.default_rng(policy.seed)
-    chosen = np.sort(
-        scores if len(scores) <= policy.most else rng.choice(scores, policy.most, replace=False)
-    )
+    chosen = np.sort(scores if len(scores) <= policy.most else rng.choice(scores, policy.most, replace=False))
     ends = _find_ties(chosen)
     expected = _expect_sorted(calibration.apply(chosen), *ends)
     drawn = [
@@ -132,6 +134,16 @@ def count_missed(
     return missed, False, told
 
 
+def check_estimate(estimate: Estimate, quality: QualityVerdict) -> tuple[str, ...]:
+    """Say in words how the estimate did, once the labels are there."""
+    if estimate.auc is None or quality.quality is None:
+        return ()
+    realised, held = quality.quality.auc.value, estimate.auc
+    if held.low <= realised <= held.high:
+        return (f"{estimate.reason}; realised {realised:.3f}, inside its interval",)
+    return (f"{estimate.reason}; realised {realised:.3f}, outside its interval: do not rely on it",)
+
+
 def expect_auc(scores: Floats, chances: Floats) -> float:
     """Return the AUC's expectation where row i is a 1 by `chances[i]`: expected wins over expected pairs.
 
@@ -155,7 +167,11 @@ def _expect_sorted(p: Floats, first: NDArray[np.intp], last: NDArray[np.intp]) -
 
 
 def _measure_unrest(
-    calibration: Calibration, scores: Floats, outcomes: Floats, days: NDArray[np.generic], policy: EstimatePolicy
+    calibration: Calibration,
+    scores: Floats,
+    outcomes: Floats,
+    days: NDArray[np.generic],
+    policy: EstimatePolicy,
 ) -> float:
     excess = []
     for day in np.unique(days):

@@ -1,4 +1,4 @@
-"""What a window is watched for, and which of it asks for a person: each signal's state and its reason in words.
+"""What a window is watched for: each signal's state and its reason in words.
 
 A retrain is asked for by flows.policy.trigger alone: on realised quality, or on drift of what the model
 relies on. The other signals are alarms: a new model does not cure a slow service, a feed that went

@@ -229,9 +229,7 @@ def watch_rival(world: World, rival: Evidently, shift: Shift, size: float, windo
     """
     rng, first = np.random.default_rng(SEED), RETURNS if shift.change is turn_season else 1
     days = range(1, shift.over + 1) if shift.over else [first] * windows
-    found = [
-        rival.find_drifted(shift.apply(world, draw(world, rng), size, day, rng)) for day in days
-    ]
+    found = [rival.find_drifted(shift.apply(world, draw(world, rng), size, day, rng)) for day in days]
     answers = []
     for need in (1, 0.5 * len(rival.columns)):
         seen = [len(names) >= need for names in found]
