@@ -11,7 +11,8 @@ import polars as pl
 
 from feature_repo.contract import Problem
 from flows.label import as_instant
-from flows.policy.drift import Column, DriftColumn
+from flows.policy.bins import Column
+from flows.policy.drift import DriftColumn
 
 UNFLAGGED = ("", "[]", "{}", "null")
 

@@ -100,8 +100,8 @@ def record_verdict(lake: Lake, verdict: WindowVerdict) -> None:
         "report": verdict.report,
     }
     kinds: Schema = dict.fromkeys(("window_since", "window_until", "asof"), INSTANT)
-    texts = ("key", "model_version", "quality_state", "alarms", "signals")
-    texts = (*texts, "breaches", "reasons", "columns", "report")
+    told = ("alarms", "signals", "breaches", "reasons", "columns")
+    texts = ("key", "model_version", "quality_state", *told, "report")
     kinds |= dict.fromkeys(texts, pl.String) | dict.fromkeys(("answers", "rows"), pl.Int64)
     frame = pl.DataFrame([row], schema={name: kinds.get(name, pl.Float64) for name in row})
     lake.replace_where(TABLE, frame, "key", verdict.key)

@@ -1,11 +1,13 @@
 """Bins for comparing distributions: drawn from the reference alone, nulls in one of their own."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Column = NDArray[np.float64] | NDArray[np.object_]
+Values = NDArray[Any]  # sorted or to be: numbers or texts
 Codes = NDArray[np.intp]
 
 
@@ -19,8 +21,8 @@ class Bins:
 
     kind: str  # "number" or "category"
     edges: NDArray[np.float64] | None
-    kept: Column
-    rare: Column
+    kept: Values
+    rare: Values
 
     @property
     def count(self) -> int:
@@ -50,7 +52,7 @@ def fit_bins(reference: Column, kind: str, most: int = 10, min_share: float = 0.
     return Bins(kind, None, known[common], known[~common])
 
 
-def read_values(column: Column, kind: str) -> tuple[Column, NDArray[np.bool_]]:
+def read_values(column: Column, kind: str) -> tuple[Values, NDArray[np.bool_]]:
     """Return values that can be sorted, and where they are null."""
     if kind == "number":
         numbers = np.asarray(column, dtype=float)
@@ -60,7 +62,7 @@ def read_values(column: Column, kind: str) -> tuple[Column, NDArray[np.bool_]]:
     return np.where(null, "", things).astype(str), null
 
 
-def _find(known: Column, values: Column) -> tuple[Codes, NDArray[np.bool_]]:
+def _find(known: Values, values: Values) -> tuple[Codes, NDArray[np.bool_]]:
     if not len(known):
         return np.zeros(len(values), dtype=np.intp), np.zeros(len(values), dtype=bool)
     place = np.minimum(np.searchsorted(known, values), len(known) - 1)

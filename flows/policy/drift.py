@@ -13,6 +13,7 @@ from flows.policy.bins import Bins, Codes, Column, fit_bins
 from flows.policy.calendar import Calendar, fit_calendar, turn_reference
 
 Floats = NDArray[np.float64]
+Usual = tuple[float, float, frozenset[object]]  # median, share of nulls, categories seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Profile:
     calendar: Calendar
     counts: Floats  # (strata, bins of all columns)
     held: Floats  # (strata,)
-    usual: tuple[object, ...]
+    usual: tuple[Usual, ...]
     policy: DriftPolicy
 
     @cached_property
@@ -233,17 +234,16 @@ def _judge_column(
     )
 
 
-def _find_usual(column: Column, kind: str) -> object:
+def _find_usual(column: Column, kind: str) -> Usual:
     if kind != "number":
-        return frozenset(column)
+        return float("nan"), float("nan"), frozenset(column)
     side = np.asarray(column, dtype=float)
     null = np.isnan(side)
-    return float(np.nanmedian(side)) if not null.all() else float("nan"), float(null.mean())
+    return float(np.nanmedian(side)) if not null.all() else float("nan"), float(null.mean()), frozenset()
 
 
-def _tell_change(kind: str, old: object, new: object, current: Column) -> str:
+def _tell_change(kind: str, old: Usual, new: Usual, current: Column) -> str:
     if kind == "number":
-        (before, gaps), (now, holes) = old, new  # type: ignore[misc]
-        return f"median {before:.4g} to {now:.4g}, null {gaps:.1%} to {holes:.1%}"
-    unseen = [value is not None and value not in old for value in current]  # type: ignore[operator]
+        return f"median {old[0]:.4g} to {new[0]:.4g}, null {old[1]:.1%} to {new[1]:.1%}"
+    unseen = [value is not None and value not in old[2] for value in current]
     return f"unseen categories {np.mean(unseen):.1%}"

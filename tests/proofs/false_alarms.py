@@ -27,7 +27,7 @@ DATASET = 0.5  # Evidently's own default share of drifted columns
 
 def measure(period: tuple[datetime, datetime] = MEASURED) -> Iterator[dict[str, Any]]:
     """Yield the figures."""
-    world, rows = build_world(*period), []
+    world, rows = build_world(*period), list[tuple[object, ...]]()
     rival = Evidently(world.reference, world.columns, RIVAL_ROWS)
     yield _check_rival(world, rival)
     for size, windows in WINDOWS.items():
