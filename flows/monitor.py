@@ -303,7 +303,7 @@ def _judge_inputs(
     champion: Champion, current: pl.DataFrame, columns: list[DriftColumn], problem: Problem
 ) -> DriftVerdict:
     # The calendar's columns are not judged; the reference is turned to the window's mix of them.
-    calendar = list_calendar(champion.reference, problem)
+    calendar = list_calendar(champion, problem)
     held, now = (to_arrays(side, [*columns, *calendar]) for side in (champion.reference, current))
     return judge_drift(held, now, columns, calendar=problem.calendar)
 

@@ -69,9 +69,11 @@ def list_columns(contract: Mapping[str, Any], problem: Problem) -> list[DriftCol
     ]
 
 
-def list_calendar(reference: pl.DataFrame, problem: Problem) -> list[DriftColumn]:
-    """Return the calendar's columns that the reference holds: its strata."""
-    return [DriftColumn(name, "number") for name in sorted(problem.calendar) if name in reference.columns]
+def list_calendar(champion: Champion, problem: Problem) -> list[DriftColumn]:
+    """Return the calendar's columns that the model takes and its reference holds: the strata."""
+    taken = {feature["name"] for feature in champion.contract["features"]}
+    held = problem.calendar & taken & set(champion.reference.columns)
+    return [DriftColumn(name, "number") for name in sorted(held)]
 
 
 def to_arrays(frame: pl.DataFrame, columns: list[DriftColumn]) -> dict[str, Column]:

@@ -18,8 +18,8 @@ from flows.policy.signals import judge_estimate, judge_inputs, judge_predictions
 from flows.policy.trigger import TriggerPolicy, WindowSigns, decide, name_breaches
 from tests.bench.bench_monitoring import MEASURED, SEED, Evidently, World, build_world, figure, show_table
 
-WINDOWS = {100: 3_000, 1_000: 2_000, 10_000: 1_000, 100_000: 1_000}
-THEIRS = {100: 30, 1_000: 30, 10_000: 12, 100_000: 3}
+WINDOWS = {100: 3_000, 1_000: 2_000, 10_000: 1_000, 100_000: 200}
+THEIRS = {100: 20, 1_000: 20, 10_000: 8, 100_000: 2}
 ALARMS, RETRAINS = 0.01, 0.001
 RIVAL_ROWS = 10_000  # of the reference that Evidently gets: its time grows with them
 DATASET = 0.5  # Evidently's own default share of drifted columns

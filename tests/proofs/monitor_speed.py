@@ -96,6 +96,7 @@ def _run_ours(world: World, folder: Path) -> tuple[float, float, int]:
 def _write_package(world: World, folder: Path) -> Path:
     folder.mkdir()
     features = [{"name": c.name, "kind": c.kind, "importance": c.importance} for c in world.columns]
+    features += [{"name": name, "kind": "number", "importance": 0.0} for name in sorted(PROBLEM.calendar)]
     contract = {"problem": "day", "features": features, "trained_until": START.isoformat()}
     (folder / "contract.json").write_text(json.dumps(contract))
     held = {name: values[:REFERENCE] for name, values in world.reference.items()}
