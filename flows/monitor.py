@@ -2,8 +2,8 @@
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,20 @@ from feature_repo.lake import Lake
 from flows.drift_reports import report_window
 from flows.label import TABLE as LABELS
 from flows.label import Predictions, read_labels
-from flows.policy.drift import ColumnDrift, DriftColumn, judge_drift
+from flows.policy.drift import ColumnDrift, DriftColumn, DriftVerdict, judge_drift
+from flows.policy.estimate import Estimate, check_estimate, estimate_auc, fit_calibration
 from flows.policy.quality import QualityVerdict, judge_quality
+from flows.policy.signals import (
+    judge_coverage,
+    judge_estimate,
+    judge_flagged,
+    judge_inputs,
+    judge_predictions,
+)
 from flows.policy.trigger import Trigger, TriggerPolicy, decide, name_breaches
 from flows.served import (
     Champion,
+    list_calendar,
     list_columns,
     parse_features,
     pick_served,
@@ -42,6 +51,7 @@ from flows.verdicts import (
 
 EVENT = "perennial.verdict.retrain"
 POLICY = TriggerPolicy()
+DAY = timedelta(days=1)
 NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
 Emit = Callable[[str, Mapping[str, Any]], None]
 Publish = Callable[[str, str], None]
@@ -49,9 +59,13 @@ Publish = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class Findings:
-    """One run of the monitor: verdicts of the windows that were due, and what the latest one decides."""
+    """One run of the monitor: verdicts of the windows that were due, and what the latest one decides.
+
+    `days` are the verdicts of whole days, which need no labels: their alarms ask for a person.
+    """
 
     verdicts: tuple[WindowVerdict, ...] = ()
+    days: tuple[WindowVerdict, ...] = ()
     trigger: Trigger = NOTHING_YET
     asked: bool = False  # a retrain was asked for in this very run
 
@@ -67,11 +81,12 @@ def monitor_window(
     version: str,
     asof: datetime | None = None,
     policy: TriggerPolicy = POLICY,
+    draw: bool = True,
 ) -> WindowVerdict:
     """Judge the version's answers of the window by labels known before `asof`, and record the verdict.
 
     `asof` defaults to the window's end plus the horizon, when its last label is mature: a run of the
-    same window then gives the same verdict, whenever it happens.
+    same window then gives the same verdict, whenever it happens. Without `draw` no report is kept.
     """
     champion, matures = read_champion(package, version), window.until + problem.horizon
     seen = asof or matures
@@ -80,8 +95,18 @@ def monitor_window(
     current, columns = parse_features(served, champion.contract), list_columns(champion.contract, problem)
     labels = read_labels(lake, window, seen).filter(model_version=version, served_by="champion")
     quality = _judge_labels(labels, served, champion, problem.target, mature=seen >= matures)
-    drift = judge_drift(to_arrays(champion.reference, columns), to_arrays(current, columns), columns)
-    coverage = len(served) / answers["entity"].n_unique() if len(answers) else 0.0
+    drift = _judge_inputs(champion, current, columns, problem)
+    score_drift = _judge_scores(champion, current, problem)
+    estimate = _estimate(champion, current, problem, window)
+    asked, flagged = answers["entity"].n_unique() if len(answers) else 0, share_flagged(served)
+    coverage = len(served) / asked if asked else 0.0
+    signals = (
+        judge_inputs(drift),
+        judge_predictions(score_drift),
+        judge_estimate(estimate),
+        judge_coverage(len(served), asked),
+        judge_flagged(round(flagged * len(served)), len(served)),
+    )
     told = f"{len(served)} things answered by v{version}, {coverage:.1%} of those answered in the window"
     verdict = WindowVerdict(
         window=window,
@@ -90,14 +115,16 @@ def monitor_window(
         answers=len(answers),
         rows=len(served),
         coverage=coverage,
-        flagged=share_flagged(served),
+        flagged=flagged,
         quality=quality,
         drift=drift,
-        score_drift=_judge_scores(champion.reference, current),
+        score_drift=score_drift,
         breaches=name_breaches(quality.breaches, drift.drifted_importance, policy),
-        reasons=(told, *quality.reasons, *drift.reasons),
+        reasons=(told, *quality.reasons, *check_estimate(estimate, quality), *drift.reasons),
+        estimate=estimate,
+        signals=signals,
     )
-    if drift.enough:
+    if drift.enough and draw:
         drawn = _attach_labels(current, labels, problem.target) if quality.quality else current
         verdict = report_window(
             verdict, problem.name, drawn, champion.reference, columns, target=problem.target, folder=reports
@@ -125,7 +152,7 @@ def evaluate(
     # The version still serves, so whatever was asked for before brought no new champion.
     rejected = max((at for at in requests.values() if at < window.until), default=None)
     since = window.until - policy.of * policy.window
-    history = read_history(lake, champion.version, Period(since, window.until))
+    history = read_history(lake, champion.version, Period(since, window.until), policy.window)
     trigger = decide(history, policy, trained=champion.trained_until, rejected=rejected)
     if not trigger.retrain or key in requests:
         return trigger, False
@@ -173,7 +200,8 @@ def run_monitor(
     mature = [w for w in list_windows(problem, until, policy) if w.until > champion.trained_until]
     due = [w for w in mature if name_window(w, version) in known or _is_watched(journal, w, version)]
     fresh = [w for w in due if name_window(w, version) not in known] or (due[-1:] if again else [])
-    findings = Findings()
+    today = watch_day(lake, journal, problem, package, reports, version=version, until=until)
+    findings = Findings(days=(today,) if today else ())
     for window in fresh or due[-1:]:
         judged = (
             monitor_window(
@@ -188,8 +216,36 @@ def run_monitor(
         if judged:
             (publish or publish_verdict)(problem.name, describe(judged, trigger, str(reports)))
         verdicts = (*findings.verdicts, judged) if judged else findings.verdicts
-        findings = Findings(verdicts, trigger, findings.asked or asked)
+        findings = replace(findings, verdicts=verdicts, trigger=trigger, asked=findings.asked or asked)
     return findings
+
+
+def watch_day(
+    lake: Lake,
+    journal: Predictions,
+    problem: Problem,
+    package: Path,
+    reports: Path,
+    *,
+    version: str,
+    until: datetime,
+) -> WindowVerdict | None:
+    """Judge the last whole day before `until` without its labels, once; None if there is none to judge.
+
+    Days start where the problem's do. An alarm needs no label; a retrain does, or weeks of drift.
+    """
+    count = (until - problem.start) // DAY
+    window = Period(problem.start + (count - 1) * DAY, problem.start + count * DAY)
+    champion = read_champion(package, version)
+    told = name_window(window, version) in read_known(lake)
+    if count < 1 or told or window.until <= champion.trained_until:
+        return None
+    if not _is_watched(journal, window, version):
+        return None
+    return monitor_window(
+        lake, journal, problem, package, window, reports=reports, version=version, asof=window.until,
+        draw=False,
+    )  # fmt: skip
 
 
 def emit_retrain(name: str, payload: Mapping[str, Any]) -> None:
@@ -243,10 +299,29 @@ def _judge_labels(
     return judge_quality(now, then, arrived=arrived, mature=mature)
 
 
-def _judge_scores(reference: pl.DataFrame, current: pl.DataFrame) -> ColumnDrift | None:
-    column = [DriftColumn("score", "number")]
-    verdict = judge_drift(to_arrays(reference, column), to_arrays(current, column), column)
+def _judge_inputs(
+    champion: Champion, current: pl.DataFrame, columns: list[DriftColumn], problem: Problem
+) -> DriftVerdict:
+    # The calendar's columns are not judged; the reference is turned to the window's mix of them.
+    calendar = list_calendar(champion, problem)
+    held, now = (to_arrays(side, [*columns, *calendar]) for side in (champion.reference, current))
+    return judge_drift(held, now, columns, calendar=problem.calendar)
+
+
+def _judge_scores(champion: Champion, current: pl.DataFrame, problem: Problem) -> ColumnDrift | None:
+    verdict = _judge_inputs(champion, current, [DriftColumn("score", "number")], problem)
     return verdict.columns[0] if verdict.enough else None
+
+
+def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, window: Period) -> Estimate:
+    held = champion.reference.filter(pl.col(problem.target).is_not_null())
+    days = held[problem.decided_at].dt.date().to_numpy() if problem.decided_at in held.columns else None
+    scores, outcomes = (held[name].cast(pl.Float64).to_numpy() for name in ("score", problem.target))
+    if min(len(held), len(set(outcomes))) < 2:
+        return Estimate("unknown", None, "no estimate: the reference does not hold both outcomes")
+    length = (window.until - window.since) / timedelta(days=1)
+    calibration = fit_calibration(scores, outcomes, days)
+    return estimate_auc(calibration, current["score"].drop_nulls().to_numpy(), days=length)
 
 
 def _attach_labels(current: pl.DataFrame, labels: pl.DataFrame, target: str) -> pl.DataFrame:

@@ -11,7 +11,8 @@ import polars as pl
 
 from feature_repo.contract import Problem
 from flows.label import as_instant
-from flows.policy.drift import Column, DriftColumn
+from flows.policy.bins import Column
+from flows.policy.drift import DriftColumn
 
 UNFLAGGED = ("", "[]", "{}", "null")
 
@@ -66,6 +67,13 @@ def list_columns(contract: Mapping[str, Any], problem: Problem) -> list[DriftCol
         for feature in contract["features"]
         if feature["name"] not in problem.calendar
     ]
+
+
+def list_calendar(champion: Champion, problem: Problem) -> list[DriftColumn]:
+    """Return the calendar's columns that the model takes and its reference holds: the strata."""
+    taken = {feature["name"] for feature in champion.contract["features"]}
+    held = problem.calendar & taken & set(champion.reference.columns)
+    return [DriftColumn(name, "number") for name in sorted(held)]
 
 
 def to_arrays(frame: pl.DataFrame, columns: list[DriftColumn]) -> dict[str, Column]:

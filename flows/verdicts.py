@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -11,7 +11,9 @@ import polars as pl
 from feature_repo.contract import Period
 from feature_repo.lake import Lake
 from flows.policy.drift import ColumnDrift, DriftVerdict
+from flows.policy.estimate import Estimate
 from flows.policy.quality import QualityVerdict
+from flows.policy.signals import Signal, list_alarms
 from flows.policy.trigger import Trigger, WindowSigns
 
 TABLE = "verdicts"
@@ -27,6 +29,8 @@ class WindowVerdict:
     answers   everything answered in the window, by whatever the service had
     rows      of those, distinct things answered by this version as champion
     flagged   share of `rows` with a missing, unseen, out-of-range or expired input
+    estimate  the AUC that the scores alone make expect
+    signals   what is watched beside it: each signal's state and reason; its alarms ask for a person
     report    the report's file name, or empty where there were too few rows for one
     report_seconds  what the report took; the only field that differs between runs
     """
@@ -43,6 +47,8 @@ class WindowVerdict:
     score_drift: ColumnDrift | None
     breaches: tuple[str, ...]
     reasons: tuple[str, ...]
+    estimate: Estimate
+    signals: tuple[Signal, ...]
     report: str = ""
     report_seconds: float = 0.0
 
@@ -50,6 +56,11 @@ class WindowVerdict:
     def key(self) -> str:
         """The verdict's id: window and model version."""
         return name_window(self.window, self.version)
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """The signals that alarm."""
+        return list_alarms(self.signals)
 
 
 def name_window(window: Period, version: str) -> str:
@@ -77,13 +88,20 @@ def record_verdict(lake: Lake, verdict: WindowVerdict) -> None:
         },
         "drifted_importance": verdict.drift.drifted_importance,
         "score_psi": verdict.score_drift.psi if verdict.score_drift else None,
+        **{
+            f"estimated_auc{suffix}": getattr(verdict.estimate.auc, part) if verdict.estimate.auc else None
+            for suffix, part in (("", "value"), ("_low", "low"), ("_high", "high"))
+        },
+        "alarms": json.dumps(verdict.alarms),
+        "signals": json.dumps([asdict(signal) for signal in verdict.signals]),
         "breaches": json.dumps(verdict.breaches),
         "reasons": json.dumps(verdict.reasons),
         "columns": json.dumps([asdict(column) for column in verdict.drift.columns]),
         "report": verdict.report,
     }
     kinds: Schema = dict.fromkeys(("window_since", "window_until", "asof"), INSTANT)
-    texts = ("key", "model_version", "quality_state", "breaches", "reasons", "columns", "report")
+    told = ("alarms", "signals", "breaches", "reasons", "columns")
+    texts = ("key", "model_version", "quality_state", *told, "report")
     kinds |= dict.fromkeys(texts, pl.String) | dict.fromkeys(("answers", "rows"), pl.Int64)
     frame = pl.DataFrame([row], schema={name: kinds.get(name, pl.Float64) for name in row})
     lake.replace_where(TABLE, frame, "key", verdict.key)
@@ -95,13 +113,14 @@ def read_known(lake: Lake) -> set[str]:
     return set(table["key"]) if table.width else set()
 
 
-def read_history(lake: Lake, version: str, period: Period) -> list[WindowSigns]:
-    """Return what that version's windows inside the period said, oldest first."""
+def read_history(lake: Lake, version: str, period: Period, length: timedelta) -> list[WindowSigns]:
+    """Return what that version's windows of the length inside the period said, oldest first."""
     table = lake.read(TABLE)
     if not table.width:
         return []
     inside = (pl.col("window_since") >= period.since) & (pl.col("window_until") <= period.until)
-    mine = table.filter(pl.col("model_version") == version, inside)
+    long = pl.col("window_until") - pl.col("window_since") == length
+    mine = table.filter(pl.col("model_version") == version, inside, long)
     return [
         WindowSigns(until, tuple(json.loads(breaches)), tuple(json.loads(reasons)))
         for until, breaches, reasons in mine.sort("window_until")
@@ -138,6 +157,8 @@ def describe(verdict: WindowVerdict, trigger: Trigger, folder: str) -> str:
         f"# Model v{verdict.version}, {verdict.window.since:%Y-%m-%d} to {verdict.window.until:%Y-%m-%d}",
         f"**Verdict: {said}**",
         *(f"- {reason}" for reason in dict.fromkeys((*trigger.reasons, *verdict.reasons))),
+        "| signal | state | why |\n|---|---|---|\n"
+        + "\n".join(f"| {s.name} | {s.state} | {s.reason} |" for s in verdict.signals),
         "| measure | window | reference |\n|---|---|---|\n" + "\n".join(_tell_measures(verdict)),
     ]
     if verdict.drift.columns:
@@ -158,6 +179,8 @@ def _tell_measures(verdict: WindowVerdict) -> list[str]:
         f"| labels arrived | {verdict.quality.arrived:.1%} | |",
         f"| importance drifted | {f'{drift.drifted_importance:.0%}' if drift.enough else 'unknown'} | |",
     ]
+    if verdict.estimate.auc:
+        lines.append(f"| estimated AUC | {verdict.estimate.auc} | |")
     if verdict.score_drift:
         lines.append(f"| PSI of the score | {verdict.score_drift.psi:.3f} | |")
     if now and then:

@@ -14,6 +14,7 @@ from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
 from flows.label import label_period
 from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, monitor_window, run_monitor
+from flows.verdicts import read_history
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -98,17 +99,19 @@ def answer(number, at, values, version="1", served_by="champion"):
 class World:
     """A lake, a journal and a package with one week of answers for each (signal, shift) given."""
 
-    def __init__(self, folder, weeks):
+    def __init__(self, folder, weeks, rows=ROWS, shift_last_day=0.0):
         self.lake, self.package = Lake(folder / "lake"), write_package(folder / "package")
         self.reports, self.events, self.pages = folder / "reports", [], []
-        rng, rows, landed = np.random.default_rng(1), [], []
+        rng, answers, landed = np.random.default_rng(1), [], []
         for week, (signal, shift) in enumerate(weeks):
-            drawn = pl.DataFrame(draw(rng, ROWS, signal, shift)).to_dicts()
+            drawn = pl.DataFrame(draw(rng, rows, signal, shift)).to_dicts()
             for i, values in enumerate(drawn):
-                number, at = week * ROWS + i, START + week * WEEK + i * (WEEK / ROWS)
-                rows.append(answer(number, at, values))
+                number, at = week * rows + i, START + week * WEEK + i * (WEEK / rows)
+                if shift_last_day and i >= rows * 6 // 7:
+                    values["x"], values["score"] = values["x"] + shift_last_day, values["score"] ** 0.2
+                answers.append(answer(number, at, values))
                 landed.append((f"f{number}", values["late"], "arrived", at + timedelta(hours=5)))
-        self.journal = FakeJournal(rows)
+        self.journal = FakeJournal(answers)
         self.whole = Period(START, START + (len(weeks) + 1) * WEEK)
         frame = pl.DataFrame(landed, schema=LANDED, orient="row")
         self.lake.replace("landings", frame, self.whole, by="known_at")
@@ -120,10 +123,8 @@ class World:
             "emit": lambda *e: self.events.append(e),
             "publish": lambda *p: self.pages.append(p),
         } | options
-        until = START + weeks * WEEK + TOY.horizon
-        return run_monitor(
-            self.lake, self.journal, TOY, self.package, self.reports, version="1", until=until, **options
-        )
+        options = {"until": START + weeks * WEEK + TOY.horizon} | options
+        return run_monitor(self.lake, self.journal, TOY, self.package, self.reports, version="1", **options)
 
 
 GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
@@ -258,6 +259,37 @@ def test_windows_of_another_champion_or_of_nobody_are_not_judged(tmp_path):
     assert world.run(2).verdicts == ()
     world.journal.rows.clear()
     assert world.run(2).verdicts == ()
+
+
+def test_a_day_is_judged_without_labels_once_and_never_retrains(tmp_path):
+    """A day's alarm needs no label; its verdict is one row, and no sign of a week's trend."""
+    world = World(tmp_path, [GOOD], rows=7 * 300, shift_last_day=3.0)
+    until = START + WEEK
+    found = world.run(0, until=until)
+    (day,) = found.days
+    assert (day.window.until, day.quality.state) == (until, "unknown")
+    assert {"inputs", "predictions"} <= set(day.alarms)
+    assert (found.trigger.retrain, world.events) == (False, [])
+    assert world.run(0, until=until).days == ()
+    assert read_history(world.lake, "1", world.whole, WEEK) == []
+
+
+def test_a_quiet_day_raises_nothing(tmp_path):
+    """A day like the reference alarms on nothing that is compared with it, and says what was looked at."""
+    world = World(tmp_path, [GOOD], rows=7 * 300)
+    (day,) = world.run(0, until=START + WEEK).days
+    states = {signal.name: signal.state for signal in day.signals}
+    assert [states[n] for n in ("inputs", "predictions", "estimated quality", "coverage")] == ["ok"] * 4
+    assert day.estimate.auc.low <= day.estimate.auc.value <= day.estimate.auc.high
+
+
+def test_a_weeks_verdict_holds_its_estimate_against_the_labels(tmp_path):
+    """Where the concept broke and the inputs did not, the verdict says not to rely on the estimate."""
+    world = World(tmp_path, [WORTHLESS])
+    verdict = world.run(1).verdicts[0]
+    assert any("do not rely on it" in reason for reason in verdict.reasons)
+    row = world.lake.read("verdicts").filter(key=verdict.key).to_dicts()[0]
+    assert row["estimated_auc_low"] > row["auc"]
 
 
 def test_windows_follow_each_other_from_the_problems_start():
