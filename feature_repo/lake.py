@@ -82,14 +82,17 @@ class Lake:
         return self._write(table, frame, predicate if self.has(table) else None, origin)
 
     def replace_where(self, table: str, frame: pl.DataFrame, column: str, value: str) -> int:
-        """Make `frame` the table's rows whose text `column` equals `value`; return the version."""
+        """Make `frame` the table's rows whose text `column` equals `value`; return the version.
+
+        Columns that the table lacks are added to it, null in its other rows.
+        """
         before = self.read(table)
         before = before.filter(pl.col(column) == value) if len(before) else before
         if len(before) == len(frame) and content_hash(before) == content_hash(frame):
             return self.version(table)
         quoted = value.replace("'", "''")
         predicate = f"{column} = '{quoted}'" if self.has(table) else None
-        return self._write(table, frame, predicate)
+        return self._write(table, frame, predicate, widen=bool({*frame.columns} - {*before.columns}))
 
     def read(
         self,
@@ -268,6 +271,8 @@ class Lake:
         frame: pl.DataFrame,
         predicate: str | None,
         origin: Mapping[str, str] | None = None,
+        *,
+        widen: bool = False,
     ) -> int:
         path = self._path(table)
         path.mkdir(parents=True, exist_ok=True)
@@ -277,6 +282,7 @@ class Lake:
                 frame.to_arrow(compat_level=pl.CompatLevel.oldest()),
                 mode="overwrite",
                 predicate=predicate,
+                schema_mode="merge" if widen else None,
                 configuration=CONFIGURATION,
                 writer_properties=PACKED,
                 commit_properties=CommitProperties(custom_metadata=dict(origin or {})),

@@ -148,3 +148,13 @@ def test_the_history_of_an_old_version_ends_at_it(tmp_path: Path) -> None:
         lake.replace("t", frame, period, "known_at", origin={"perennial.note": str(n)})
     told = [(c["version"], c.get("perennial.note")) for c in lake.history("t", 1)]
     assert told == [(1, "1"), (0, "0")]
+
+
+def test_a_table_of_our_own_takes_columns_that_came_later(tmp_path):
+    """A home of an older version goes on: what is there has nulls in what it did not know."""
+    lake = Lake(tmp_path)
+    lake.replace_where("verdicts", pl.DataFrame({"key": ["a"], "x": [1.0]}), "key", "a")
+    for alarms in ("[]", "[1]"):
+        later = pl.DataFrame({"key": ["b"], "x": [2.0], "alarms": [alarms]})
+        lake.replace_where("verdicts", later, "key", "b")
+    assert lake.read("verdicts").sort("key").rows() == [("a", 1.0, None), ("b", 2.0, "[1]")]
