@@ -26,6 +26,7 @@ from flows.policy.signals import (
     judge_flagged,
     judge_inputs,
     judge_predictions,
+    judge_skew,
 )
 from flows.policy.trigger import Trigger, TriggerPolicy, decide, name_breaches
 from flows.served import (
@@ -38,6 +39,7 @@ from flows.served import (
     share_flagged,
     to_arrays,
 )
+from flows.skew import TABLE as SKEW
 from flows.verdicts import (
     WindowVerdict,
     describe,
@@ -106,6 +108,7 @@ def monitor_window(
         judge_estimate(estimate),
         judge_coverage(len(served), asked),
         judge_flagged(round(flagged * len(served)), len(served)),
+        judge_skew(*_count_skew(lake, window)),
     )
     told = f"{len(served)} things answered by v{version}, {coverage:.1%} of those answered in the window"
     verdict = WindowVerdict(
@@ -322,6 +325,16 @@ def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, windo
     length = (window.until - window.since) / timedelta(days=1)
     calibration = fit_calibration(scores, outcomes, days)
     return estimate_auc(calibration, current["score"].drop_nulls().to_numpy(), days=length)
+
+
+def _count_skew(lake: Lake, window: Period) -> tuple[int, dict[str, int]]:
+    """Return how many values the skew probe compared within the window, and how many were wrong by feature."""
+    probed = lake.read(SKEW)
+    if not probed.width:
+        return 0, {}
+    inside = probed.filter(pl.col("since") >= window.since, pl.col("until") <= window.until)
+    counted = inside.group_by("feature").agg(pl.col("mismatched").sum()).sort("feature")
+    return int(inside["compared"].sum()), dict(counted.iter_rows())
 
 
 def _attach_labels(current: pl.DataFrame, labels: pl.DataFrame, target: str) -> pl.DataFrame:

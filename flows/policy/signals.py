@@ -2,17 +2,17 @@
 
 A retrain is asked for by flows.policy.trigger alone: on realised quality, or on drift of what the model
 relies on. The other signals are alarms: a new model does not cure a slow service, a feed that went
-null, or values that are computed in two ways.
+null, or values that are computed in two ways. Latency and errors do not wait for a window to end: the rules
+of Prometheus judge them while it runs (infra/prometheus/rules/alerts.yml).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from scipy.special import betaincinv
 
 from flows.policy.drift import ColumnDrift, DriftVerdict
 from flows.policy.estimate import Estimate
-from flows.policy.skew import SkewVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,12 @@ class SignalPolicy:
 
     coverage   the champion itself answers 95% of what is asked; the rest is fallback.
     flagged    at most 20% of inputs missing, unseen, out of range or expired.
-    latency    seconds at the 99th percentile: a tenth of a second is what feels instant (Nielsen,
-               Usability Engineering, 1993).
-    errors     share of requests that failed: three nines.
     alpha      shares are judged by a one-sided 99.9% bound (Clopper and Pearson, 1934), so that few
                requests raise nothing by chance.
     """
 
     coverage: float = 0.95
     flagged: float = 0.20
-    latency: float = 0.100
-    errors: float = 0.001
     alpha: float = 0.001
 
 
@@ -69,12 +64,14 @@ def judge_estimate(estimate: Estimate) -> Signal:
     return Signal("estimated quality", state, estimate.reason)
 
 
-def judge_skew(skew: SkewVerdict | None) -> Signal:
-    """Alarm if served values differ from those that training would have computed."""
-    if skew is None or not skew.compared:
+def judge_skew(compared: int, mismatched: Mapping[str, int]) -> Signal:
+    """Alarm if any served value differs from what training would have computed: by feature, how many do."""
+    if not compared:
         return Signal("skew", "unknown", "no served value was compared with its recomputation")
-    told = f"{skew.mismatched} of {skew.compared} served values differ from their recomputation"
-    return Signal("skew", "ok" if skew.ok else "alarm", "; ".join((told, *skew.reasons)))
+    wrong = sum(mismatched.values())
+    told = f"{wrong} of {compared} served values differ from their recomputation"
+    named = ", ".join(f"{name} {count}" for name, count in mismatched.items() if count)
+    return Signal("skew", "alarm" if wrong else "ok", f"{told}: {named}" if wrong else told)
 
 
 def judge_coverage(answered: int, asked: int, policy: SignalPolicy = SignalPolicy()) -> Signal:
@@ -87,22 +84,6 @@ def judge_flagged(flagged: int, answered: int, policy: SignalPolicy = SignalPoli
     """Alarm if surely too many inputs were missing, unseen, out of range or expired."""
     told = f"{flagged} of {answered} inputs flagged, {policy.flagged:.0%} allowed"
     return _judge_share("flagged inputs", flagged, answered, policy.flagged, told, policy)
-
-
-def judge_errors(failed: int, requests: int, policy: SignalPolicy = SignalPolicy()) -> Signal:
-    """Alarm if surely too many requests failed."""
-    told = f"{failed} of {requests} requests failed, {policy.errors:.1%} allowed"
-    return _judge_share("errors", failed, requests, policy.errors, told, policy)
-
-
-def judge_latency(slow: int, requests: int, policy: SignalPolicy = SignalPolicy()) -> Signal:
-    """Alarm if surely more than 1% of requests took longer than the limit: `slow` is their count.
-
-    A histogram with a bucket edge at the limit counts them exactly; its percentile is a guess between
-    two edges.
-    """
-    told = f"{slow} of {requests} requests took over {policy.latency * 1000:g} ms, 1% allowed"
-    return _judge_share("latency", slow, requests, 0.01, told, policy)
 
 
 def list_alarms(signals: Sequence[Signal]) -> tuple[str, ...]:

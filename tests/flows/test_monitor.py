@@ -283,6 +283,18 @@ def test_a_quiet_day_raises_nothing(tmp_path):
     assert day.estimate.auc.low <= day.estimate.auc.value <= day.estimate.auc.high
 
 
+def test_skew_that_the_probe_found_within_the_window_alarms(tmp_path):
+    """What it found in the week before is that week's."""
+    world = World(tmp_path, [GOOD] * 2)
+    found = [
+        (START + week * WEEK, START + week * WEEK + timedelta(days=1), "x", 500, week) for week in (0, 1)
+    ]
+    names = ("since", "until", "feature", "compared", "mismatched")
+    world.lake.replace("skew", pl.DataFrame(found, schema=names, orient="row"), world.whole, by="since")
+    told = [v.signals[-1] for v in world.run(2).verdicts]
+    assert [(signal.name, signal.state) for signal in told] == [("skew", "ok"), ("skew", "alarm")]
+
+
 def test_a_weeks_verdict_holds_its_estimate_against_the_labels(tmp_path):
     """Where the concept broke and the inputs did not, the verdict says not to rely on the estimate."""
     world = World(tmp_path, [WORTHLESS])
