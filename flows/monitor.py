@@ -328,7 +328,7 @@ def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, windo
 
 
 def _count_skew(lake: Lake, window: Period) -> tuple[int, dict[str, int]]:
-    """Return how many values the skew probe compared within the window, and how many were wrong by feature."""
+    """Return how many values the skew probe compared in the window, and by feature how many were wrong."""
     probed = lake.read(SKEW)
     if not probed.width:
         return 0, {}
