@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,16 @@ class Metrics:
 
     def render(self) -> tuple[bytes, str]:
         """Return all workers' metrics as Prometheus reads them, and the type of that text."""
-        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+        from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, values
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = self._registry
-        forget_dead_workers()
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        # Feast sets the folder too when it is imported, which is too late for what was counted before.
+        if values.ValueClass._multiprocess:
+            forget_dead_workers()
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
-        return generate_latest(registry), CONTENT_TYPE_LATEST
+        return generate_latest(_Own(registry)), CONTENT_TYPE_LATEST
 
     def note_start(self) -> None:
         """Show that this worker runs, and what it will count: called in the worker itself."""
@@ -174,6 +175,17 @@ class Metrics:
                 self.serving.labels(role, before).set(0)
             if after:
                 self.serving.labels(role, after).set(1)
+
+
+class _Own:
+    """What a registry holds of ours: libraries put metrics of their own beside them, which never move."""
+
+    def __init__(self, registry: Any) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Any]:
+        """Yield the metrics by our name."""
+        return (metric for metric in self._registry.collect() if metric.name.startswith("perennial_"))
 
 
 def forget_dead_workers() -> None:
