@@ -29,6 +29,8 @@ from services.journal_records import (
 )
 from services.journal_statements import IN_PERIOD, ROWS, insert_predictions, insert_rest, prepare
 
+Given = Sequence[Any] | Mapping[str, Any]
+
 BUSY_SECONDS = 5.0
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep of the disk after a burst
 TRIES = 50  # a millisecond apart, to get a turn for tidying: it may wait for a better moment
@@ -163,7 +165,7 @@ class SqliteTables:
     def _lock_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}-lock")
 
-    def _select(self, query: str, given: Sequence[Any] | Mapping[str, Any], *, prepared: bool = False) -> list[Any]:
+    def _select(self, query: str, given: Given, *, prepared: bool = False) -> list[Any]:
         if not self._path.exists():
             return []
         with self._telling(), closing(self._open_to("rw", BUSY_SECONDS)) as connection:
