@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from feature_repo.contract import FeatureTable, Problem
-from feature_repo.online_tables import to_microseconds
+from feature_repo.online_tables import MICROSECOND, to_microseconds
+
+NEVER = 2**63  # microseconds since 1970
 
 
 class OnlineVector(NamedTuple):
@@ -23,13 +25,20 @@ class OnlineVector(NamedTuple):
 
     missing   features that the store has no value for
     expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
-    ages      view -> age in seconds of the row that it holds, expired or not
+    stamps    view -> microseconds since 1970 of the row that it holds, expired or not
+    at        the instant of the request, in microseconds since 1970
     """
 
     values: Mapping[str, Any]
     missing: tuple[str, ...]
     expired: dict[str, float]
-    ages: Mapping[str, float] = MappingProxyType({})
+    stamps: Mapping[str, int] = MappingProxyType({})
+    at: int = 0
+
+    @property
+    def ages(self) -> dict[str, float]:
+        """View -> age in seconds of the row that it holds, expired or not."""
+        return {view: (self.at - stamp) / 1e6 for view, stamp in self.stamps.items()}
 
 
 class Held(NamedTuple):
@@ -37,19 +46,22 @@ class Held(NamedTuple):
 
     values   feature -> value, None where there is none; numbers are floats
     missing  features of tables that have no row
-    rows     of each other table: its name, features, `ttl` in seconds, and its row's microseconds since 1970
+    stamps   view -> microseconds since 1970 of its row, of each other table
+    since    from here until `until`, no row is expired
     """
 
     values: Mapping[str, Any]
     missing: tuple[str, ...]
-    rows: Sequence[tuple[str, tuple[str, ...], float, int]]
+    stamps: Mapping[str, int]
+    since: int
+    until: int
 
 
 class Freshness:
     """What may be used of some feature tables' rows. Built once: `judge` is called for each request."""
 
     def __init__(self, tables: Sequence[FeatureTable]) -> None:
-        self._tables = [(table.name, tuple(table.features), table.ttl.total_seconds()) for table in tables]
+        self._tables = [(table.name, tuple(table.features), table.ttl // MICROSECOND) for table in tables]
         kinds = {name: kind for table in tables for name, kind in table.features.items()}
         self._names = tuple(kinds)
         self._whole = tuple(name for name, kind in kinds.items() if kind not in {pl.Float64, pl.String})
@@ -61,31 +73,29 @@ class Freshness:
         values  of all tables' features, in the order in which the tables state them
         """
         held = dict(zip(self._names, values, strict=True))
-        missing: tuple[str, ...] = ()
-        rows = []
-        for table, stamp in zip(self._tables, stamps, strict=True):
-            if stamp is None:
-                missing += table[1]
-            else:
-                rows.append((*table, stamp))
+        rows = list(zip(self._tables, stamps, strict=True))
+        missing = tuple(name for (_, names, _), stamp in rows if stamp is None for name in names)
         held.update(dict.fromkeys(missing))
         for name in self._whole:
             if held[name] is not None:
                 held[name] = float(held[name])
-        return Held(held, missing, rows)
+        there = {name: (stamp, stamp + ttl) for (name, _, ttl), stamp in rows if stamp is not None}
+        since = max((first for first, _ in there.values()), default=0)
+        until = min((last for _, last in there.values()), default=NEVER)
+        return Held(held, missing, {name: first for name, (first, _) in there.items()}, since, until)
 
-    @staticmethod
-    def judge(held: Held, at: datetime) -> OnlineVector:
+    def judge(self, held: Held, at: datetime) -> OnlineVector:
         """Return what may be used of some rows at an instant."""
-        expired: dict[str, float] = {}
-        ages: dict[str, float] = {}
         now = to_microseconds(at)
-        for table, features, ttl, stamp in held.rows:
-            ages[table] = age = (now - stamp) / 1e6
-            if not 0 <= age <= ttl:
-                expired.update(dict.fromkeys(features, age))
+        if held.since <= now <= held.until:  # nearly always
+            return OnlineVector(held.values, held.missing, {}, held.stamps, now)
+        expired: dict[str, float] = {}
+        for view, features, ttl in self._tables:
+            stamp = held.stamps.get(view)
+            if stamp is not None and not 0 <= now - stamp <= ttl:
+                expired.update(dict.fromkeys(features, (now - stamp) / 1e6))
         values = {**held.values, **dict.fromkeys(expired)} if expired else held.values
-        return OnlineVector(values, held.missing, expired, ages)
+        return OnlineVector(values, held.missing, expired, held.stamps, now)
 
 
 def judge_ages(problem: Problem, answer: Mapping[str, list[Any]], index: int, at: datetime) -> OnlineVector:

@@ -18,6 +18,7 @@ import numpy as np
 WORDS = {16: np.uint16, 32: np.uint32, 64: np.uint64}  # leaves of a tree -> a word with a bit for each
 MANY = 16  # rows from which on thresholds are searched a column at a time
 MASKS = 64_000_000  # bytes of look-up tables at most
+INFINITE = '"threshold": ,'  # as Treelite writes a split of null against all the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,7 @@ class BitVectors:
 
 def build_bit_vectors(model: Any) -> BitVectors | None:
     """Return the same model by bit vectors; None if its trees are too large or add up in another way."""
-    told = json.loads(model.dump_as_json())
+    told = json.loads(model.dump_as_json().replace(INFINITE, f"{INFINITE[:-1]}Infinity,"))
     plain = (told["postprocessor"], told["average_tree_output"], told["sigmoid_alpha"]) == (
         "sigmoid",
         False,

@@ -37,7 +37,7 @@ class Inputs:
         self.names = tuple(f["name"] for f in features)
         asked = tuple(f["name"] for f in features if f["source"] == "request")
         stored = tuple(f["name"] for f in features if f["source"] != "request")
-        self._asked, self._stored, self._sources = asked, frozenset(stored), (*asked, *stored)
+        self._asked, self._stored_names, self._stored = asked, stored, frozenset(stored)
         self._pick_asked, self._pick_stored = _build_pick(asked), _build_pick(stored)
         self._numbers = tuple((f["name"], *_read_range(f)) for f in features if f["kind"] != "category")
         self._categories = tuple((f["name"], _read_seen(f)) for f in features if f["kind"] == "category")
@@ -56,12 +56,19 @@ class Inputs:
         return cls({"features": told})
 
     def gather(self, row: Mapping[str, Any], vector: OnlineVector) -> dict[str, Any]:
-        """Return the model's inputs by name: what the request says first, then what the store holds."""
+        """Return the model's inputs by name: what the store holds, then what the request says."""
+        held = vector.values
         try:
-            values = (*self._pick_asked(row), *self._pick_stored(vector.values))
+            asked = self._pick_asked(row)
+            if held.keys() == self._stored:  # nearly always: a model takes all that there is
+                gathered = {**held}
+                gathered.update(zip(self._asked, asked, strict=True))
+                return gathered
+            stored = self._pick_stored(held)
         except KeyError:
-            values = (*map(row.get, self._asked), *map(vector.values.get, self._sources[len(self._asked) :]))
-        return dict(zip(self._sources, values, strict=True))
+            asked = tuple(map(row.get, self._asked))
+            stored = tuple(map(held.get, self._stored_names))
+        return dict(zip((*self._stored_names, *self._asked), (*stored, *asked), strict=True))
 
     def is_starved(self, vector: OnlineVector) -> bool:
         """Return whether too many of the store-backed features have no usable value."""

@@ -9,7 +9,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,9 @@ from services.journal_records import (
     Prediction,
     format_instant,
 )
-from services.journal_statements import ROWS, insert_predictions, insert_rest, prepare
+from services.journal_statements import IN_PERIOD, ROWS, insert_predictions, insert_rest, prepare
+
+Given = Sequence[Any] | Mapping[str, Any]
 
 BUSY_SECONDS = 5.0
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep of the disk after a burst
@@ -113,7 +115,8 @@ class SqliteTables:
     def read(self, table: str, by: str, period: Period) -> list[tuple[Any, ...]]:
         """Return a table's rows of a period."""
         names = ", ".join(COLUMNS[table])
-        query = f"SELECT {names} FROM {table} WHERE {by} >= ? AND {by} < ? ORDER BY {by}, {names}"  # noqa: S608
+        within = IN_PERIOD if by == "requested_at" else f"{by} >= :since AND {by} < :until"
+        query = f"SELECT {names} FROM {table} WHERE {within} ORDER BY {by}, {names}"  # noqa: S608
         return self._select(query, _bounds(period))
 
     def find_prediction(self, prediction_id: str) -> Prediction | None:
@@ -126,10 +129,10 @@ class SqliteTables:
         """Return at most `size` predictions of a period."""
         # An id ends in random digits, which order nothing but chance.
         query = (
-            f"SELECT {', '.join(PREDICTION)} FROM predictions WHERE requested_at >= ? AND requested_at < ?"  # noqa: S608
-            " ORDER BY substr(prediction_id, -12) LIMIT ?"
+            f"SELECT {', '.join(PREDICTION)} FROM predictions WHERE {IN_PERIOD}"  # noqa: S608
+            " ORDER BY substr(prediction_id, -12) LIMIT :size"
         )
-        return [Prediction(*row) for row in self._select(query, (*_bounds(period), size))]
+        return [Prediction(*row) for row in self._select(query, {**_bounds(period), "size": size})]
 
     def find_dead_letters(self, wanted: LetterFilter) -> list[KeptLetter]:
         """Return dead letters, oldest first."""
@@ -162,7 +165,7 @@ class SqliteTables:
     def _lock_path(self) -> Path:
         return self._path.with_name(f"{self._path.name}-lock")
 
-    def _select(self, query: str, given: Sequence[Any], *, prepared: bool = False) -> list[Any]:
+    def _select(self, query: str, given: Given, *, prepared: bool = False) -> list[Any]:
         if not self._path.exists():
             return []
         with self._telling(), closing(self._open_to("rw", BUSY_SECONDS)) as connection:
@@ -254,5 +257,5 @@ def _identify(path: str) -> int:
         return -1
 
 
-def _bounds(period: Period) -> tuple[str, str]:
-    return format_instant(period.since), format_instant(period.until)
+def _bounds(period: Period) -> dict[str, str]:
+    return {"since": format_instant(period.since), "until": format_instant(period.until)}

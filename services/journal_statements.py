@@ -12,6 +12,8 @@ KEEP_DEAD_LETTERS = 100_000
 KEEP_BYTES = 128 * 1024 * 1024  # of dead letters, and the rest of one more; the oldest go first
 ROWS = 32  # a statement for each number of rows up to this: one call writes them all
 
+# Predictions are found by the hour that they were asked for: those of one hour lie together, as they come.
+# By the instant itself, a batch's entries lie all over the index: most of what a batch cost to write.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
     prediction_id TEXT PRIMARY KEY, entity TEXT NOT NULL,
@@ -19,7 +21,8 @@ CREATE TABLE IF NOT EXISTS predictions (
     served_by TEXT NOT NULL, reason TEXT NOT NULL, score REAL NOT NULL,
     features TEXT NOT NULL, flags TEXT NOT NULL, request TEXT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS predictions_requested_at ON predictions (requested_at);
+DROP INDEX IF EXISTS predictions_requested_at;
+CREATE INDEX IF NOT EXISTS predictions_requested_hour ON predictions (substr(requested_at, 1, 13));
 CREATE TABLE IF NOT EXISTS outcomes (
     outcome_id INTEGER PRIMARY KEY, entity TEXT, prediction_id TEXT, outcome REAL, status TEXT NOT NULL,
     observed_at TEXT NOT NULL, received_at TEXT NOT NULL
@@ -37,6 +40,10 @@ CREATE TABLE IF NOT EXISTS heartbeats (id INTEGER PRIMARY KEY CHECK (id = 1), at
 """
 # Later columns, for files of before too. `ends_at`: bytes of all letters ever, up to and with this one.
 ADDED = {"ends_at": "INTEGER NOT NULL DEFAULT 0", "replayed_at": "TEXT", "answered": "TEXT"}
+IN_PERIOD = (
+    "requested_at >= :since AND requested_at < :until"
+    " AND substr(requested_at, 1, 13) BETWEEN substr(:since, 1, 13) AND substr(:until, 1, 13)"
+)
 _MARKS = f"({', '.join('?' * len(PREDICTION))})"
 _PREDICTIONS = f"INSERT INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
 INSERTS = [_PREDICTIONS + ", ".join([_MARKS] * rows) for rows in range(ROWS + 1)]

@@ -34,7 +34,7 @@ log = logging.getLogger("perennial.ladder")
 
 
 class Answer(NamedTuple):
-    """A score, and where it came from; `features` are the exact values used, in order."""
+    """A score, and where it came from; `features` are the exact values used."""
 
     score: float
     served_by: str

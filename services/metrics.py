@@ -158,13 +158,15 @@ class Metrics:
 
     def note_vectors(self, vectors: Sequence[OnlineVector]) -> None:
         """Count how old the rows were that a request met, expired or not: once a view."""
-        oldest: dict[str, float] = {}
+        oldest: dict[str, int] = {}
         for vector in vectors:
-            for view, age in vector.ages.items():
-                if age >= oldest.setdefault(view, 0.0):
+            at = vector.at
+            for view, stamp in vector.stamps.items():
+                age = at - stamp
+                if age >= oldest.setdefault(view, 0):
                     oldest[view] = age
         for view, age in oldest.items():
-            self.ages.labels(view).observe(age)
+            self.ages.labels(view).observe(age / 1e6)
 
     def note_serving(self, old: Sequence[str | None], new: Sequence[str | None]) -> None:
         """Count a swap and show the versions that serve now."""

@@ -104,3 +104,20 @@ def test_trees_of_any_size_give_the_same_at_every_threshold(leaves: int) -> None
     scores = compiled.score(rows)
     assert np.abs(expected - scores).max() <= 1e-12
     assert [compiled.score([row])[0] for row in rows] == scores
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_split_of_null_against_all_the_rest_is_compiled(rows: int) -> None:
+    """Its threshold is infinite: a feature that is null or one value gives it."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    chance = np.random.default_rng(5)
+    frame = pd.DataFrame({"a": np.where(chance.random(2_000) < 0.5, np.nan, 1.0), "b": chance.random(2_000)})
+    late = frame["a"].isna() ^ (chance.random(2_000) < 0.1)
+    model = HistGradientBoostingClassifier(max_iter=5).fit(frame, late)
+    assert any(np.isinf(tree[0].nodes["num_threshold"]).any() for tree in model._predictors)
+    compiled = compile_estimator(model, list(frame))
+    asked = pd.concat([frame, pd.DataFrame({"a": [np.inf, -np.inf, 5.0], "b": 0.5})]).tail(rows)
+    assert compiled is not None
+    expected = model.predict_proba(asked)[:, 1]
+    assert compiled.score(to_rows(asked)) == pytest.approx(expected, abs=1e-9)

@@ -48,11 +48,11 @@ def told(answer):
 
 
 def test_the_champion_answers():
-    """With everything in place the champion's score leaves, with the exact inputs in order."""
+    """With everything in place the champion's score leaves, with the exact inputs."""
     answer = ask(Model("2"))
     assert told(answer) == ("champion", "ok", 0.75, "2")
     assert answer.flags == ()
-    assert list(answer.features.items()) == [*ROW.items(), ("calm", 0.5), ("busy", 0.5)]
+    assert answer.features == {**ROW, "calm": 0.5, "busy": 0.5}
 
 
 def test_a_champion_that_fails_is_stood_in_for():
