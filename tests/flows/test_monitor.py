@@ -12,8 +12,9 @@ import pytest
 from feature_repo.contract import Period, RawTable
 from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
+from flows.judgement import monitor_window
 from flows.label import label_period
-from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, monitor_window, run_monitor
+from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, run_monitor
 from flows.verdicts import read_history
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -134,7 +135,7 @@ GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
 def _quick_report(request, monkeypatch):
     """Evidently draws in the tests that look at its report; the others do without."""
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr("flows.monitor.report_window", lambda verdict, *_, **__: verdict)
+        monkeypatch.setattr("flows.judgement.report_window", lambda verdict, *_, **__: verdict)
 
 
 @pytest.fixture

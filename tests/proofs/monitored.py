@@ -83,8 +83,8 @@ class World:
 
         labelled  with the flights' outcomes, sent back and joined
         """
+        from flows.judgement import monitor_window
         from flows.label import label_period
-        from flows.monitor import monitor_window
 
         since = MOMENT - 8 * WEEK + self.windows * WEEK
         self.windows += 1
