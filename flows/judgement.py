@@ -1,5 +1,6 @@
 """One window of answers, judged against what the champion was built on and by the labels it has."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from feature_repo.lake import Lake
 from flows.drift_reports import report_window
 from flows.label import Predictions, read_labels
 from flows.policy.drift import ColumnDrift, DriftColumn, DriftVerdict, judge_drift
-from flows.policy.estimate import Estimate, check_estimate, estimate_auc, fit_calibration
+from flows.policy.estimate import Estimate, check_estimate, count_missed, estimate_auc, fit_calibration
 from flows.policy.quality import QualityVerdict, judge_quality
 from flows.policy.signals import (
     judge_coverage,
@@ -32,7 +33,7 @@ from flows.served import (
     to_arrays,
 )
 from flows.skew import TABLE as SKEW
-from flows.verdicts import WindowVerdict, record_verdict
+from flows.verdicts import WindowVerdict, read_estimates, record_verdict
 
 
 def monitor_window(
@@ -63,12 +64,13 @@ def monitor_window(
     drift = _judge_inputs(champion, current, columns, problem)
     score_drift = _judge_scores(champion, current, problem)
     estimate = _estimate(champion, current, problem, window)
+    doubt = _doubt_estimates(lake, version, seen, estimate, quality)
     asked, flagged = answers["entity"].n_unique() if len(answers) else 0, share_flagged(served)
     coverage = len(served) / asked if asked else 0.0
     signals = (
         judge_inputs(drift),
         judge_predictions(score_drift),
-        judge_estimate(estimate),
+        judge_estimate(replace(estimate, reason="; ".join((estimate.reason, *doubt)))),
         judge_coverage(len(served), asked),
         judge_flagged(round(flagged * len(served)), len(served)),
         judge_skew(*_count_skew(lake, window)),
@@ -86,7 +88,7 @@ def monitor_window(
         drift=drift,
         score_drift=score_drift,
         breaches=name_breaches(quality.breaches, drift.drifted_importance, policy),
-        reasons=(told, *quality.reasons, *check_estimate(estimate, quality), *drift.reasons),
+        reasons=(told, *quality.reasons, *check_estimate(estimate, quality), *doubt, *drift.reasons),
         estimate=estimate,
         signals=signals,
     )
@@ -133,6 +135,17 @@ def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, windo
     length = (window.until - window.since) / timedelta(days=1)
     calibration = fit_calibration(scores, outcomes, days)
     return estimate_auc(calibration, current["score"].drop_nulls().to_numpy(), days=length)
+
+
+def _doubt_estimates(
+    lake: Lake, version: str, seen: datetime, estimate: Estimate, quality: QualityVerdict
+) -> tuple[str, ...]:
+    """Say so if labels came to lie outside the version's estimates more often than the intervals allow."""
+    pairs = read_estimates(lake, version, seen)
+    if estimate.auc and quality.quality:
+        pairs.append((estimate.auc, quality.quality.auc.value))
+    _, too_often, told = count_missed(pairs)
+    return (told,) if too_often else ()
 
 
 def _count_skew(lake: Lake, window: Period) -> tuple[int, dict[str, int]]:
