@@ -305,7 +305,8 @@ app.add_typer(monitoring, name="monitoring")
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
-    from flows.stack import build_environment, require_stack
+    from flows.stack import require_stack
+    from flows.stack_services import build_environment
 
     require_stack(settings)
     os.environ.update(build_environment(settings))

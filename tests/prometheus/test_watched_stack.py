@@ -18,7 +18,8 @@ from feature_repo.settings import Settings, to_environment
 from flows import processes
 from flows.children import Service
 from flows.prometheus import find_folder, read_watch, running_monitoring
-from flows.stack import PROJECT, read_stack, stop_stack
+from flows.stack import read_stack, stop_stack
+from flows.stack_services import PROJECT
 from flows.watched_stack import running_watched
 from tests.ports import find_free_port
 
