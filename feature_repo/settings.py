@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     recheck_days: int = Field(3, ge=0, description="Landed days that daily-loop asks the source about again.")
     schedules: bool = Field(True, description="Whether scheduled flows run by themselves.")
     monitoring: Literal["on", "off", "auto"] = Field(
-        "auto", description="Whether Prometheus and Alertmanager must be live; auto: once they were started."
+        "auto",
+        description="Whether `up` starts Prometheus and Alertmanager, and a promotion needs them; "
+        "auto: starts them where they are installed, and needs them once they were started.",
     )
     required_monitors: str = Field(
         "reference,schedule,scrape,rules,route,notify",

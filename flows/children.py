@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def fetch(url: str, timeout: float) -> bytes | None:
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     try:
-        connection.request("GET", parts.path or "/")
+        connection.request("GET", urlunsplit(("", "", parts.path or "/", parts.query, "")))
         answer = connection.getresponse()
         return answer.read() if answer.status < 400 else None
     except (OSError, http.client.HTTPException):

@@ -87,22 +87,32 @@ def read_options(
 
 @app.command()
 def up(ctx: typer.Context) -> None:
-    """Start Prefect, MLflow, the runner and the prediction service; keep them running until Ctrl-C.
+    """Start Prefect, MLflow, the runner, the prediction service and its alerts; keep them until Ctrl-C.
 
-    Ports and the rest are settings: PERENNIAL_PREFECT_PORT, PERENNIAL_SERVICE_PORT, ...
+    Alerts need Prometheus and Alertmanager on this machine; without them the rest runs all the same, and
+    PERENNIAL_MONITORING=off leaves them out. Ports and the rest are settings: PERENNIAL_PREFECT_PORT,
+    PERENNIAL_SERVICE_PORT, ...
     """
-    from flows.stack import running_stack
     from flows.terminal import keep_running
+    from flows.watched_stack import attach_monitoring, running_watched
 
-    keep_running(console, lambda show: running_stack(ctx.obj, on_change=show), "perennial")
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    keep_running(
+        console,
+        lambda show: running_watched(ctx.obj, on_change=show, say=say),
+        "perennial",
+        lambda stack: attach_monitoring(ctx.obj, stack.read()),
+    )
 
 
 @app.command()
 def down(ctx: typer.Context) -> None:
-    """Stop the stack that another terminal started."""
-    from flows.stack import stop_stack
+    """Stop the stack that another terminal started, and the alerts that it started."""
+    from flows.watched_stack import stop_watched
 
-    stopped = stop_stack(ctx.obj.home)
+    stopped = stop_watched(ctx.obj)
     console.print("stopped, nothing left running" if stopped else f"nothing runs on {ctx.obj.home}")
 
 
@@ -114,9 +124,11 @@ def status(
     """Show what runs, whether it answers, where, and what is being served. Exits 1 unless all is well."""
     from flows.stack import check_health, read_live, read_stack
     from flows.terminal import draw_live, draw_stack
+    from flows.watched_stack import attach_monitoring
 
     settings: Settings = ctx.obj
     stack = read_stack(settings.home)
+    stack = attach_monitoring(settings, stack) if stack else None
     health = check_health(stack) if stack else {}
     live = read_live(settings) if stack and stack.running else None
     if as_json:
@@ -293,7 +305,8 @@ app.add_typer(monitoring, name="monitoring")
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
-    from flows.stack import build_environment, require_stack
+    from flows.stack import require_stack
+    from flows.stack_services import build_environment
 
     require_stack(settings)
     os.environ.update(build_environment(settings))

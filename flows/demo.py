@@ -102,7 +102,8 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
     script, console = script or Script(), console or Console()
     settings = settings.model_copy(update={"schedules": False})
     _set_aside(settings, console)
-    from flows.stack import build_environment, running_stack
+    from flows.stack import running_stack
+    from flows.stack_services import build_environment
 
     os.environ.update({**build_environment(settings), **QUIET})
     began = time.monotonic()

@@ -13,7 +13,8 @@ from typing import Any
 from feature_repo.errors import MonitorsDown, PerennialError, SettingsError
 from feature_repo.settings import Settings
 from flows.project import Project
-from flows.stack import PROJECT, read_stack
+from flows.stack import read_stack
+from flows.stack_services import PROJECT
 
 NAMES = ("reference", "schedule", "scrape", "rules", "route", "notify")
 OF_PROMETHEUS = ("scrape", "rules", "route")

@@ -150,7 +150,8 @@ def send_to_alertmanager(url: str, message: Message) -> None:
         "labels": {
             "alertname": "PerennialIncident",
             "problem": message.problem,
-            "incident": message.incident,
+            "incident": message.incident,  # what Alertmanager groups by: one incident, one message
+            "severity": "ticket",  # as the rules' own alerts of the model have it
         },
         "annotations": {"summary": message.subject, "description": message.body},
         "generatorURL": message.links.get("Prefect run", ""),

@@ -21,7 +21,8 @@ from feature_repo.errors import StackError
 from feature_repo.lake import write_atomically
 from feature_repo.settings import PREFIX, Settings
 from flows.children import Service, fetch
-from flows.stack import PROJECT, Stack, read_stack, running_stack
+from flows.stack import Stack, read_stack, running_stack
+from flows.stack_services import PROJECT
 
 INFRA = PROJECT / "infra"
 RUNBOOKS = "http://127.0.0.1:8090/runbooks/"  # as written in infra

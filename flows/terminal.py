@@ -104,8 +104,12 @@ def keep_running(
     console: Console,
     open_stack: Callable[[Callable[[Stack], None]], AbstractContextManager[Stack]],
     command: str,
+    read: Callable[[Stack], Stack] = Stack.read,
 ) -> None:
-    """Start a stack and show it until it is stopped: by Ctrl-C, a signal, or `command` elsewhere."""
+    """Start a stack and show it until it is stopped: by Ctrl-C, a signal, or `command` elsewhere.
+
+    read  gives the stack as it is now
+    """
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     try:
@@ -115,7 +119,7 @@ def keep_running(
                 console.print(f"running; Ctrl-C or `{command} down` stops everything", highlight=False)
             while stack.running:
                 time.sleep(0.5)
-                stack = stack.read()
+                stack = read(stack)
                 view.show(stack)
     except KeyboardInterrupt:
         console.print("stopped, nothing left running")

@@ -12,7 +12,7 @@ from feature_repo.contract import Period
 from feature_repo.lake import Lake
 from flows.policy.drift import ColumnDrift, DriftVerdict
 from flows.policy.estimate import Estimate
-from flows.policy.quality import QualityVerdict
+from flows.policy.quality import Interval, QualityVerdict
 from flows.policy.signals import Signal, list_alarms
 from flows.policy.trigger import Trigger, WindowSigns
 
@@ -127,6 +127,16 @@ def read_history(lake: Lake, version: str, period: Period, length: timedelta) ->
         .select("window_until", "breaches", "reasons")
         .iter_rows()
     ]
+
+
+def read_estimates(lake: Lake, version: str, before: datetime) -> list[tuple[Interval, float]]:
+    """Return the estimated AUC and the one that labels showed, of that version's windows judged before."""
+    table, names = lake.read(TABLE), ("estimated_auc", "estimated_auc_low", "estimated_auc_high", "auc")
+    if not {*names} <= set(table.columns):
+        return []
+    judged = table.filter(pl.col("model_version") == version, pl.col("asof") < before)
+    told = judged.sort("window_until").select(names).drop_nulls()
+    return [(Interval(*interval), realised) for *interval, realised in told.iter_rows()]
 
 
 def read_requests(lake: Lake, version: str) -> dict[str, datetime]:

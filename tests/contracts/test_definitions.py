@@ -28,7 +28,7 @@ from flows.live_definitions import (
     require_servable,
 )
 from flows.project import Project
-from flows.stack import PROJECT
+from flows.stack_services import PROJECT
 from services.definitions import build_require
 from services.live import LiveModels
 from services.metrics import Metrics

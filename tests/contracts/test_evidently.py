@@ -26,7 +26,7 @@ from flows.drift_reports import (
     state_sampling,
 )
 from flows.policy.drift import DriftColumn, judge_drift
-from flows.stack import TELEMETRY_OFF, WORKSPACE
+from flows.stack_services import TELEMETRY_OFF, WORKSPACE
 from tests.ports import find_free_port
 
 # Importing Evidently raises several, from itself and from what it imports.

@@ -54,7 +54,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         evidently_port=evidently,
         schedules=False,
     )
-    from flows.stack import build_environment, running_stack
+    from flows.stack import running_stack
+    from flows.stack_services import build_environment
 
     before = dict(os.environ)
     os.environ.update(build_environment(settings))

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from feature_repo.settings import load_settings
-from flows.stack import PROJECT, Stack, build_services, running_stack
+from flows.stack import Stack, running_stack
+from flows.stack_services import PROJECT, build_services
 from tests.ports import find_free_port
 
 STAND_INS = """

@@ -12,8 +12,9 @@ import pytest
 from feature_repo.contract import Period, RawTable
 from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
+from flows.judgement import monitor_window
 from flows.label import label_period
-from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, monitor_window, run_monitor
+from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, run_monitor
 from flows.verdicts import read_history
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
@@ -134,7 +135,7 @@ GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
 def _quick_report(request, monkeypatch):
     """Evidently draws in the tests that look at its report; the others do without."""
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr("flows.monitor.report_window", lambda verdict, *_, **__: verdict)
+        monkeypatch.setattr("flows.judgement.report_window", lambda verdict, *_, **__: verdict)
 
 
 @pytest.fixture
@@ -302,6 +303,25 @@ def test_a_weeks_verdict_holds_its_estimate_against_the_labels(tmp_path):
     assert any("do not rely on it" in reason for reason in verdict.reasons)
     row = world.lake.read("verdicts").filter(key=verdict.key).to_dicts()[0]
     assert row["estimated_auc_low"] > row["auc"]
+
+
+def test_estimates_that_miss_more_often_than_they_may_are_said_so_in_later_verdicts(tmp_path):
+    """One miss may be chance; after two of two the week says it, and so does the next day's signal."""
+    world = World(tmp_path, [WORTHLESS] * 3, rows=7 * 300)
+    first, second = world.run(2).verdicts
+    told = "outside the estimate's interval in 2 of 2 windows, more than a 95% interval should: do not rely"
+    assert not any("windows, more than" in reason for reason in first.reasons)
+    assert any(told in reason for reason in second.reasons)
+    (day,) = world.run(0, until=START + 2 * WEEK + TOY.horizon + timedelta(days=1)).days
+    assert any(told in reason for reason in day.reasons)
+    assert [told in s.reason for s in day.signals if s.name == "estimated quality"] == [True]
+    assert world.run(2, again=True).verdicts[0].reasons == second.reasons
+
+
+def test_estimates_that_hold_raise_no_doubt(tmp_path):
+    """Three weeks whose labels came out as estimated: no verdict says a word of it."""
+    for verdict in World(tmp_path, [GOOD] * 3).run(3).verdicts:
+        assert not any("more than a 95% interval" in reason for reason in verdict.reasons)
 
 
 def test_windows_follow_each_other_from_the_problems_start():

@@ -16,16 +16,8 @@ from feature_repo.errors import StackError
 from feature_repo.settings import Settings, load_settings
 from flows import processes
 from flows.children import Service
-from flows.stack import (
-    PROJECT,
-    Stack,
-    build_services,
-    check_health,
-    read_stack,
-    require_stack,
-    running_stack,
-    stop_stack,
-)
+from flows.stack import Stack, check_health, read_stack, require_stack, running_stack, stop_stack
+from flows.stack_services import PROJECT, build_services
 from flows.supervisor import ask_restart
 from tests.ports import find_free_port
 

@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
+from flows.notify import CLEARED, OPENED, Message, send_to_alertmanager
 from flows.prometheus import find_program, read_watch, require_monitoring, running_monitoring
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving
@@ -140,6 +142,30 @@ def test_status_tells_what_is_watched(world: World) -> None:
     assert {target.job for target in watch.targets} == {"service", "reports", "prometheus", "alertmanager"}
     assert watch.rules > 25
     assert watch.receivers == ("webhook",)
+
+
+def test_an_incident_that_is_posted_is_one_group_and_its_all_clear_the_same(world: World) -> None:
+    """Two incidents in a row: each a message and an all-clear under its own id, with what was said of it."""
+    told = len(world.receiver.messages)
+    for number in (1, 2):
+        for kind, status in ((OPENED, "firing"), (CLEARED, "resolved")):
+            for _ in range(2):  # as after a kill: said again before it was written down
+                send_to_alertmanager(world.settings.alertmanager_url, say(number, kind))
+            message = world.receiver.await_message(f"toy/week-{number}", status, LIMIT)
+            assert message is not None, (number, kind)
+            assert message.alerts == (("PerennialIncident", status),)
+            assert message.whole["groupLabels"] == {"incident": f"toy/week-{number}"}
+            [alert] = message.whole["alerts"]
+            assert alert["annotations"]["summary"] == f"incident {number} {kind}"
+            assert alert["labels"]["severity"] == "ticket"
+    mine = [(m.incident, m.status) for m in world.receiver.messages[told:]]
+    assert mine == [(f"toy/week-{n}", status) for n in (1, 2) for status in ("firing", "resolved")]
+
+
+def say(number: int, kind: str) -> Message:
+    """Return a message about an incident, as flows/notify.py makes them outside a run."""
+    since = datetime(2013, 1, 1, tzinfo=UTC)
+    return Message(f"toy/week-{number}", kind, "toy", f"incident {number} {kind}", "why", since, {})
 
 
 def test_a_second_one_on_the_same_home_is_refused(world: World) -> None:

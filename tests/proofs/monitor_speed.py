@@ -20,8 +20,8 @@ import polars as pl
 from feature_repo.contract import Period, Problem, RawTable
 from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
+from flows.judgement import monitor_window
 from flows.label import label_period
-from flows.monitor import monitor_window
 from tests.bench.bench_monitoring import MEASURED, Evidently, World, build_world, figure
 
 ROWS, REFERENCE, MAX_SECONDS = 10_000, 10_000, 10.0

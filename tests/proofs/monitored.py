@@ -83,8 +83,8 @@ class World:
 
         labelled  with the flights' outcomes, sent back and joined
         """
+        from flows.judgement import monitor_window
         from flows.label import label_period
-        from flows.monitor import monitor_window
 
         since = MOMENT - 8 * WEEK + self.windows * WEEK
         self.windows += 1
@@ -111,7 +111,8 @@ class World:
 def running_world(home: Path, *, labelled: bool = False, pace: float = PACE) -> Iterator[World]:
     """Start everything, and yield once the champion answers and what is watched is watched."""
     from flows.prometheus import read_watch, running_monitoring
-    from flows.stack import build_environment, build_services, running_stack
+    from flows.stack import running_stack
+    from flows.stack_services import build_environment, build_services
 
     material = prepare()
     ports = {f"{name}_port": find_free_port() for name in PORTS}

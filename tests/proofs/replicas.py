@@ -185,7 +185,8 @@ def _running(home: Path) -> Iterator[World]:
     """Fill a home, run MLflow with two models, and start the replicas and the load."""
     from feature_repo.settings import Settings
     from flows.replicas import Layout, running_replicas
-    from flows.stack import build_environment, build_services, running_stack
+    from flows.stack import running_stack
+    from flows.stack_services import build_environment, build_services
     from tests.ports import find_free_port
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}

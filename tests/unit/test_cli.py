@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import PROJECT
+from flows.stack_services import PROJECT
 
 HEAVY = (
     "prefect",
