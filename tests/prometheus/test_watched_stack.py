@@ -151,6 +151,20 @@ def test_alerts_that_run_already_are_shown_and_left_alone(settings: Settings) ->
         assert count_left(settings.home, find_folder(settings)) == 2
 
 
+@pytest.mark.slow
+@needs_programs
+def test_down_leaves_alerts_alone_that_another_command_started(settings: Settings) -> None:
+    """Whoever typed `perennial monitoring up` goes on being told."""
+    with running_monitoring(settings) as alone, running_up(settings) as owner:
+        assert wait_until(
+            lambda: (stack := read_stack(settings.home)) is not None and stack.phase == "running"
+        )
+        assert perennial(settings, "down").returncode == 0
+        assert owner.wait(timeout=60) == 0
+        assert count_left(settings.home) == 0
+        assert alone.read().phase == "running"
+
+
 def test_without_the_programs_one_line_says_how_to_get_them(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
