@@ -51,12 +51,14 @@ def status(
 
 @app.command()
 def down(ctx: typer.Context) -> None:
-    """Stop both, that another terminal started."""
-    from flows.prometheus import find_folder
-    from flows.stack import stop_stack
+    """Stop both, that another terminal started; promotions no longer wait for them."""
+    from flows.prometheus import is_expected, stop_monitoring
 
-    stopped = stop_stack(find_folder(ctx.obj))
-    console.print("stopped, nothing left running" if stopped else "no monitoring runs")
+    missed, stopped = is_expected(ctx.obj), stop_monitoring(ctx.obj)
+    if stopped:
+        console.print("stopped, nothing left running")
+    else:
+        console.print("no monitoring runs" + ("; promotions no longer wait for it" if missed else ""))
 
 
 def _draw(watch: "Watch") -> Table:

@@ -13,13 +13,12 @@ from typing import Any
 from feature_repo.errors import MonitorsDown, PerennialError, SettingsError
 from feature_repo.settings import Settings
 from flows.project import Project
-from flows.stack import read_stack
+from flows.prometheus import is_expected
 from flows.stack_services import PROJECT
 
 NAMES = ("reference", "schedule", "scrape", "rules", "route", "notify")
 OF_PROMETHEUS = ("scrape", "rules", "route")
 DEPLOYMENTS = ("daily-loop", "monitor")  # the first runs the monitor by itself, the second by hand
-FOLDER = "monitoring"  # home of the stack that Prometheus and Alertmanager run in
 RULES = PROJECT / "infra" / "prometheus" / "rules"
 PATIENCE = 5.0  # seconds
 
@@ -65,7 +64,7 @@ def list_monitors(project: Project, version: int | None) -> Iterator[Monitor]:
         ),
         "scrape": (
             partial(_check_scrape, settings),
-            f"Run `perennial monitoring up`; targets: {settings.prometheus_url}/targets.",
+            f"Run `perennial monitoring up`, or `down` to go without: {settings.prometheus_url}/targets.",
         ),
         "rules": (
             partial(_check_rules, settings),
@@ -99,9 +98,7 @@ def read_required(settings: Settings) -> set[str]:
 
 
 def _is_monitored(settings: Settings) -> bool:
-    # Once started, a monitoring that died is still needed; only `down` takes it back.
-    stack = read_stack(settings.home / FOLDER) if settings.monitoring == "auto" else None
-    return settings.monitoring == "on" or (stack is not None and stack.phase != "stopped")
+    return settings.monitoring == "on" or (settings.monitoring == "auto" and is_expected(settings))
 
 
 def _check_reference(package: Path) -> Found:

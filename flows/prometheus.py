@@ -21,12 +21,13 @@ from feature_repo.errors import StackError
 from feature_repo.lake import write_atomically
 from feature_repo.settings import PREFIX, Settings
 from flows.children import Service, fetch
-from flows.stack import Stack, read_stack, running_stack
+from flows.stack import Stack, read_stack, running_stack, stop_stack
 from flows.stack_services import PROJECT
 
 INFRA = PROJECT / "infra"
 RUNBOOKS = "http://127.0.0.1:8090/runbooks/"  # as written in infra
 RECEIVER = "http://127.0.0.1:8090/alerts"
+EXPECTED = "expected"  # a file: both were started here, and nobody said that they are to be gone
 KEPT = "90d"  # of measurements: a season to compare with
 DURATION = re.compile(r"(?<=\[)(\d+)([smhd])(?=\])|(?<=: )(\d+)([smhd])$", re.MULTILINE)
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -97,7 +98,22 @@ def running_monitoring(
     write_config(settings, pace)
     own = settings.model_copy(update={"home": find_folder(settings)})
     with running_stack(own, services, on_change) as stack:
+        (find_folder(settings) / EXPECTED).touch()
         yield stack
+
+
+def is_expected(settings: Settings) -> bool:
+    """Return whether both ran on this home and `stop_monitoring` was not called since.
+
+    However else they ended, by a kill or with the terminal that held them, they are missed.
+    """
+    return (find_folder(settings) / EXPECTED).exists()
+
+
+def stop_monitoring(settings: Settings) -> bool:
+    """Stop both, from any process, for good: nothing waits for them. Returns whether anything ran."""
+    (find_folder(settings) / EXPECTED).unlink(missing_ok=True)
+    return stop_stack(find_folder(settings))
 
 
 def build_monitoring(settings: Settings) -> list[Service]:

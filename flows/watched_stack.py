@@ -14,7 +14,7 @@ from feature_repo.errors import StackError
 from feature_repo.settings import Settings
 from flows import processes
 from flows.children import Service
-from flows.prometheus import build_monitoring, find_folder, running_monitoring
+from flows.prometheus import build_monitoring, find_folder, running_monitoring, stop_monitoring
 from flows.stack import Stack, read_stack, running_stack, stop_stack
 
 
@@ -73,7 +73,7 @@ def stop_watched(settings: Settings) -> bool:
     owners = [find_owner(one) for one in (stack, beside)]
     stopped = stop_stack(settings.home)
     if owners[0] is not None and owners[0] == owners[1]:
-        stop_stack(find_folder(settings))
+        stop_monitoring(settings)
     return stopped
 
 

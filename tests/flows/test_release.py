@@ -9,7 +9,8 @@ import pytest
 from feature_repo.errors import MonitorsDown, SettingsError
 from feature_repo.lake import content_hash
 from flows.doctor import check_monitors
-from flows.monitors import FOLDER, NAMES, list_monitors, read_required, read_rule_names
+from flows.monitors import NAMES, list_monitors, read_required, read_rule_names
+from flows.prometheus import EXPECTED, find_folder, stop_monitoring
 from flows.release import promote_version, roll_back
 from tests.monitoring import FakeMonitoring, serving
 from tests.packages import FakeRegistry
@@ -230,19 +231,20 @@ def test_what_serves_already_needs_nothing(make_world):
 
 
 def test_prometheus_is_required_once_it_was_started(make_world):
-    """With `auto` a laptop without it promotes; a monitoring that died is required until it is stopped."""
+    """With `auto` a laptop without it promotes; a monitoring that ended is missed until it is stopped."""
     settings = make_world(monitoring="auto").project.settings
     alone = {"reference", "schedule", "notify"}
     assert read_required(settings) == alone
-    folder = settings.home / FOLDER
+    folder = find_folder(settings)
     folder.mkdir(parents=True)
+    (folder / EXPECTED).touch()
     state = {"id": "gone", "pid": 2**22, "created": 0.0, "services": {}}
-    for phase, required in (("running", set(NAMES)), ("stopped", alone)):
+    for phase in ("running", "stopped", "failed"):  # stopped: so it is written when its terminal dies
         (folder / "stack.json").write_text(json.dumps({**state, "phase": phase}))
-        assert read_required(settings) == required
-    off = settings.model_copy(update={"monitoring": "off"})
-    (folder / "stack.json").write_text(json.dumps({**state, "phase": "running"}))
-    assert read_required(off) == alone
+        assert read_required(settings) == set(NAMES)
+    assert read_required(settings.model_copy(update={"monitoring": "off"})) == alone
+    stop_monitoring(settings)
+    assert read_required(settings) == alone
 
 
 def test_what_is_required_is_a_setting(make_world):

@@ -18,7 +18,7 @@ import pytest
 from feature_repo.settings import Settings, to_environment
 from flows import processes
 from flows.children import Service
-from flows.prometheus import INFRA, find_folder, read_watch, running_monitoring
+from flows.prometheus import INFRA, find_folder, is_expected, read_watch, running_monitoring
 from flows.stack import read_stack, stop_stack
 from flows.stack_services import PROJECT
 from flows.watched_stack import running_watched
@@ -123,6 +123,7 @@ def test_up_has_live_alerts_shows_them_and_takes_them_down(settings: Settings) -
     assert f"alertmanager healthy {settings.alertmanager_url}" in said
     assert "no alerts" not in said
     assert read_stack(find_folder(settings)).phase == "stopped"  # type: ignore[union-attr]
+    assert not is_expected(settings)
 
 
 @pytest.mark.slow
@@ -137,6 +138,7 @@ def test_killing_up_leaves_neither_prometheus_nor_alertmanager(settings: Setting
         owner.kill()
         owner.wait()
         assert wait_until(lambda: count_left(*homes) == 0)
+    assert is_expected(settings)  # what promotes now misses them
 
 
 @pytest.mark.slow
