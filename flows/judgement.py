@@ -4,7 +4,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from feature_repo.contract import Period, Problem
 from feature_repo.lake import Lake
@@ -61,10 +63,10 @@ def monitor_window(
     current, columns = parse_features(served, champion.contract), list_columns(champion.contract, problem)
     labels = read_labels(lake, window, seen).filter(model_version=version, served_by="champion")
     quality = _judge_labels(labels, served, champion, problem.target, mature=seen >= matures)
-    drift = _judge_inputs(champion, current, columns, problem)
-    score_drift = _judge_scores(champion, current, problem)
+    drift = _judge_inputs(champion, current, columns, problem, window)
+    score_drift = _judge_scores(champion, current, problem, window)
     estimate = _estimate(champion, current, problem, window)
-    doubt = _doubt_estimates(lake, version, seen, estimate, quality)
+    doubt = doubt_estimates(lake, version, seen, estimate, quality)
     asked, flagged = answers["entity"].n_unique() if len(answers) else 0, share_flagged(served)
     coverage = len(served) / asked if asked else 0.0
     signals = (
@@ -113,31 +115,45 @@ def _judge_labels(
 
 
 def _judge_inputs(
-    champion: Champion, current: pl.DataFrame, columns: list[DriftColumn], problem: Problem
+    champion: Champion, current: pl.DataFrame, columns: list[DriftColumn], problem: Problem, window: Period
 ) -> DriftVerdict:
-    # The calendar's columns are not judged; the reference is turned to the window's mix of them.
+    # The reference is turned to the window's mix of the calendar's columns; that mix is judged apart.
     calendar = list_calendar(champion, problem)
     held, now = (to_arrays(side, [*columns, *calendar]) for side in (champion.reference, current))
-    return judge_drift(held, now, columns, calendar=problem.calendar)
+    days, length = _number_days(champion.reference, problem, window), _count_days(window)
+    return judge_drift(held, now, columns, calendar=problem.calendar, days=days, length=length)
 
 
-def _judge_scores(champion: Champion, current: pl.DataFrame, problem: Problem) -> ColumnDrift | None:
-    verdict = _judge_inputs(champion, current, [DriftColumn("score", "number")], problem)
+def _judge_scores(
+    champion: Champion, current: pl.DataFrame, problem: Problem, window: Period
+) -> ColumnDrift | None:
+    verdict = _judge_inputs(champion, current, [DriftColumn("score", "number")], problem, window)
     return verdict.columns[0] if verdict.enough else None
+
+
+def _number_days(reference: pl.DataFrame, problem: Problem, window: Period) -> NDArray[np.intp] | None:
+    """Number the reference's days, each from the window's own time of day; None without times."""
+    if problem.decided_at not in reference.columns or reference[problem.decided_at].null_count():
+        return None
+    passed = (reference[problem.decided_at] - window.since).dt.total_seconds() // 86_400
+    return passed.to_numpy().astype(np.intp)
+
+
+def _count_days(window: Period) -> float:
+    return (window.until - window.since) / timedelta(days=1)
 
 
 def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, window: Period) -> Estimate:
     held = champion.reference.filter(pl.col(problem.target).is_not_null())
-    days = held[problem.decided_at].dt.date().to_numpy() if problem.decided_at in held.columns else None
+    days = _number_days(held, problem, window)
     scores, outcomes = (held[name].cast(pl.Float64).to_numpy() for name in ("score", problem.target))
     if min(len(held), len(set(outcomes))) < 2:
         return Estimate("unknown", None, "no estimate: the reference does not hold both outcomes")
-    length = (window.until - window.since) / timedelta(days=1)
     calibration = fit_calibration(scores, outcomes, days)
-    return estimate_auc(calibration, current["score"].drop_nulls().to_numpy(), days=length)
+    return estimate_auc(calibration, current["score"].drop_nulls().to_numpy(), days=_count_days(window))
 
 
-def _doubt_estimates(
+def doubt_estimates(
     lake: Lake, version: str, seen: datetime, estimate: Estimate, quality: QualityVerdict
 ) -> tuple[str, ...]:
     """Say so if labels came to lie outside the version's estimates more often than the intervals allow."""

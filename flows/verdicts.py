@@ -96,7 +96,7 @@ def record_verdict(lake: Lake, verdict: WindowVerdict) -> None:
         "signals": json.dumps([asdict(signal) for signal in verdict.signals]),
         "breaches": json.dumps(verdict.breaches),
         "reasons": json.dumps(verdict.reasons),
-        "columns": json.dumps([asdict(column) for column in verdict.drift.columns]),
+        "columns": json.dumps([asdict(c) for c in (*verdict.drift.columns, *verdict.drift.calendar)]),
         "report": verdict.report,
     }
     kinds: Schema = dict.fromkeys(("window_since", "window_until", "asof"), INSTANT)

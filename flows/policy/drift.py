@@ -1,16 +1,16 @@
 """Input drift as an effect size that chance cannot explain: which columns moved, how far, and so what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc
-from scipy.stats import norm
 
 from flows.policy.bins import Bins, Codes, Column, fit_bins
 from flows.policy.calendar import Calendar, fit_calendar, turn_reference
+from flows.policy.psi import measure_psi
+from flows.policy.unrest import UNKNOWN, Unrest, count_strata, measure_unrest
 
 Floats = NDArray[np.float64]
 Usual = tuple[float, float, frozenset[object]]  # median, share of nulls, categories seen
@@ -36,6 +36,7 @@ class DriftPolicy:
     moderate: float = 0.10
     large: float = 0.25
     alpha: float = 0.001
+    ordinary: float = 0.02
     min_rows: int = 100
     bins: int = 10
     min_share: float = 0.01
@@ -52,27 +53,36 @@ class DriftColumn:
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:
-    """How far one column moved: `effect` is the PSI in excess of `by_chance`, `low` its lower bound."""
+    """How far one column moved: `effect` is the PSI in excess of `by_chance` and `usual`.
+
+    `usual` is what the reference's own days (or weeks) surely stay under, beyond chance; `low` is the
+    lower bound of the PSI without chance, `usual` included.
+    """
 
     name: str
     kind: str
     psi: float
     by_chance: float
     low: float
-    p_value: float  # times the number of columns
+    p_value: float  # of rows alone, times the number of columns
     weight: float  # of the model's importance; the columns' sum to 1
     level: str  # "none", "moderate" or "large"
     reason: str
+    usual: float = 0.0
 
     @property
     def effect(self) -> float:
-        """PSI without the part that sampling alone explains, never below 0."""
-        return max(0.0, self.psi - self.by_chance)
+        """PSI without what sampling and the reference's own unrest explain, never below 0."""
+        return max(0.0, self.psi - self.by_chance - self.usual)
 
 
 @dataclass(frozen=True, slots=True)
 class DriftVerdict:
-    """Every column's drift, and the share of the model's importance that moved far."""
+    """Every column's drift, and the share of the watched columns' importance that moved far.
+
+    `calendar` is the drift of the window's own mix of weekdays and hours, `unmatched` its rows of hours
+    that the reference lacks: no column is compared on them.
+    """
 
     enough: bool
     columns: tuple[ColumnDrift, ...]
@@ -80,11 +90,14 @@ class DriftVerdict:
     rows: int
     reference_rows: int
     reasons: tuple[str, ...]
+    calendar: tuple[ColumnDrift, ...] = ()
+    unmatched: int = 0
 
     @property
     def drifted(self) -> tuple[ColumnDrift, ...]:
-        """The columns that surely moved, the most important first."""
-        return tuple(sorted((c for c in self.columns if c.level != "none"), key=lambda c: -c.weight))
+        """What surely moved, the calendar's columns too, the most important first."""
+        watched = (*self.columns, *self.calendar)
+        return tuple(sorted((c for c in watched if c.level != "none"), key=lambda c: -c.weight))
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,7 @@ class Profile:
     held: Floats  # (strata,)
     usual: tuple[Usual, ...]
     policy: DriftPolicy
+    unrest: Unrest = UNKNOWN
 
     @cached_property
     def starts(self) -> Codes:
@@ -109,41 +123,58 @@ class Profile:
         codes = [bins.encode(frame[c.name]) for c, bins in zip(self.columns, self.bins, strict=True)]
         return np.column_stack(codes) + self.starts, self.calendar.encode(frame, len(codes[0]))
 
-    def judge(self, current: Mapping[str, Column]) -> DriftVerdict:
-        """Compare a window's columns, 1-d arrays with null as NaN or None."""
+    def judge(self, current: Mapping[str, Column], length: float = 1.0) -> DriftVerdict:
+        """Compare a window of `length` days: columns as 1-d arrays with null as NaN or None."""
         if len(current[self.columns[0].name]) < self.policy.min_rows:
             return self.judge_codes(*self.encode(current))
         notes = [
             _tell_change(c.kind, usual, _find_usual(current[c.name], c.kind), current[c.name])
             for c, usual in zip(self.columns, self.usual, strict=True)
         ]
-        return self.judge_codes(*self.encode(current), notes)
+        return self.judge_codes(*self.encode(current), notes, length)
 
-    def judge_codes(self, codes: Codes, strata: Codes, notes: Sequence[str] = ()) -> DriftVerdict:
+    def judge_codes(
+        self, codes: Codes, strata: Codes, notes: Sequence[str] = (), length: float = 1.0
+    ) -> DriftVerdict:
         """Compare a window that is encoded already."""
         rows, held, policy = len(codes), int(self.held.sum()), self.policy
         if min(rows, held) < policy.min_rows:
             reason = f"no drift verdict: {rows} rows against {held} of reference, {policy.min_rows} needed"
             return DriftVerdict(False, (), 0.0, rows, held, (reason,))
-        turned = turn_reference(self.held, np.bincount(strata, minlength=len(self.held)).astype(float))
+        asked = np.bincount(strata, minlength=len(self.held)).astype(float)
+        turned = turn_reference(self.held, asked)
         old = turned.weights @ self.counts
         old *= turned.rows * len(self.columns) / old.sum()
-        new = np.bincount(codes.ravel(), minlength=len(old)).astype(float)
-        sizes = measure_psi(old, new, self.starts, policy.alpha / len(self.columns))
-        weights = weigh_columns(self.columns)
+        like = codes if turned.kept.all() else codes[turned.kept[strata]]
+        new = np.bincount(like.ravel(), minlength=len(old)).astype(float)
+        alpha = policy.alpha / len(self.columns)
+        sizes = measure_psi(old, new, self.starts, alpha, self.unrest.factor)
         drifts = tuple(
-            _judge_column(column, size, weight, note, len(self.columns), policy)
-            for column, size, weight, note in zip(
-                self.columns, sizes.T, weights, notes or [""] * len(weights), strict=True
+            _judge_column(column, size, bound, weight, note, len(self.columns), policy)
+            for column, size, bound, weight, note in zip(
+                self.columns,
+                sizes.T,
+                self.unrest.find(length, len(self.columns)),
+                weigh_columns(self.columns),
+                notes or [""] * len(self.columns),
+                strict=True,
             )
         )
-        far = sorted((d for d in drifts if d.level == "large"), key=lambda d: -d.weight)
-        share = float(sum(d.weight for d in far))
-        head = (
-            f"{len(far)} of {len(drifts)} columns moved far; they hold {share:.0%} of the model's importance"
+        mix, lacking = self._judge_calendar(asked, length), int(asked[self.held == 0].sum())
+        return _sum_up(drifts, mix, lacking, rows, held, (turned.reason, self.unrest.tell()))
+
+    def _judge_calendar(self, asked: Floats, length: float) -> tuple[ColumnDrift, ...]:
+        # Without the reference's days nobody knows what mix a window of this length should have.
+        if not (self.calendar.bins and self.unrest.mixes):
+            return ()
+        old, new = self.calendar.split(self.held), self.calendar.split(asked)
+        count, policy = len(self.calendar.bins), self.policy
+        bounds, factor = self.unrest.find_mix(length, count)
+        sizes = measure_psi(old, new, self.calendar.starts, policy.alpha / count, factor)
+        return tuple(
+            _judge_column(DriftColumn(name, "calendar"), size, bound, 0.0, "", count, policy)
+            for name, size, bound in zip(self.calendar.bins, sizes.T, bounds, strict=True)
         )
-        told = (head, *(d.reason for d in far), *([turned.reason] if turned.reason else []))
-        return DriftVerdict(True, drifts, share, rows, held, told)
 
 
 def fit_profile(
@@ -151,18 +182,26 @@ def fit_profile(
     columns: Sequence[DriftColumn],
     policy: DriftPolicy = DriftPolicy(),
     calendar: frozenset[str] = frozenset(),
+    days: Codes | None = None,
 ) -> Profile:
-    """Make a reference ready; the `calendar`'s columns among it are its strata."""
+    """Make a reference ready; the `calendar`'s columns among it are its strata.
+
+    `days` numbers each row's day, so that days and weeks of 7 can be held against the rest; without it
+    rows count as drawn one by one.
+    """
     bins = tuple(fit_bins(reference[c.name], c.kind, policy.bins, policy.min_share) for c in columns)
     usual = tuple(_find_usual(reference[c.name], c.kind) for c in columns)
     strata = fit_calendar(reference, calendar)
     profile = Profile(tuple(columns), bins, strata, np.zeros((1, 1)), np.zeros(1), usual, policy)
     codes, stratum = profile.encode(reference)
-    width = int(profile.starts[-1]) + bins[-1].count
-    flat = (stratum[:, None] * width + codes).ravel()
-    counts = np.bincount(flat, minlength=strata.count * width).reshape(strata.count, width).astype(float)
+    counts = count_strata(codes, stratum, strata.count, int(profile.starts[-1]) + bins[-1].count)
     held = np.bincount(stratum, minlength=strata.count).astype(float)
-    return Profile(tuple(columns), bins, strata, counts, held, usual, policy)
+    unrest = UNKNOWN
+    if days is not None:
+        unrest = measure_unrest(
+            counts, held, codes, stratum, days, profile.starts, strata, policy.min_rows, policy.ordinary
+        )
+    return replace(profile, counts=counts, held=held, unrest=unrest)
 
 
 def judge_drift(
@@ -171,35 +210,13 @@ def judge_drift(
     columns: Sequence[DriftColumn],
     policy: DriftPolicy = DriftPolicy(),
     calendar: frozenset[str] = frozenset(),
+    days: Codes | None = None,
+    length: float = 1.0,
 ) -> DriftVerdict:
-    """Compare each column of `current` with `reference`: 1-d arrays, null as NaN or None."""
+    """Compare a window of `length` days with `reference`, 1-d arrays with null as NaN or None."""
     if not columns:
         return DriftVerdict(False, (), 0.0, 0, 0, ("no drift verdict: no columns to watch",))
-    return fit_profile(reference, columns, policy, calendar).judge(current)
-
-
-def measure_psi(reference: Floats, current: Floats, starts: Codes, alpha: float) -> Floats:
-    """Return PSI, its expectation by chance, the p-value of no drift, and the effect's lower bound.
-
-    Shape (4, columns): counts of all columns' bins stand in a row, each column's from its start on.
-    Half a count is added to every bin, so that an empty one stays finite. Without drift the PSI
-    follows (1/n + 1/m) times a chi-square with bins - 1 degrees of freedom (Yurdakul, Statistical
-    Properties of Population Stability Index, 2018), whose mean is the expectation; with drift a
-    noncentral one, which gives the bound at level 1 - alpha.
-    """
-    used = (reference + current) > 0
-    bins = np.add.reduceat(used.astype(float), starts)
-    spread = np.diff([*starts, len(reference)])
-    sides, totals = [], []
-    for side in (reference, current):
-        total = np.add.reduceat(side, starts)
-        sides.append(np.where(used, (side + 0.5) / np.repeat(total + 0.5 * bins, spread), 1.0))
-        totals.append(total)
-    psi = np.add.reduceat((sides[1] - sides[0]) * np.log(sides[1] / sides[0]), starts)
-    scale, freedom = 1 / totals[0] + 1 / totals[1], np.maximum(bins - 1, 1)
-    p = np.where(bins > 1, chdtrc(freedom, psi / scale), 1.0)
-    low = np.where(p < alpha, scale * _bound_noncentrality(psi / scale, freedom, alpha), 0.0)
-    return np.stack([psi, np.maximum(bins - 1, 0) * scale, p, low])
+    return fit_profile(reference, columns, policy, calendar, days).judge(current, length)
 
 
 def weigh_columns(columns: Sequence[DriftColumn]) -> list[float]:
@@ -210,28 +227,42 @@ def weigh_columns(columns: Sequence[DriftColumn]) -> list[float]:
     return [float(w) for w in even / even.sum()]
 
 
-def _bound_noncentrality(found: Floats, freedom: Floats, alpha: float) -> Floats:
-    # The normal approximation, solved for the noncentrality whose upper alpha point was found.
-    z, excess = float(norm.isf(alpha)), found - freedom
-    middle = excess + 2 * z**2
-    root = np.sqrt(np.maximum(middle**2 - excess**2 + 2 * z**2 * freedom, 0.0))
-    return np.maximum(middle - root, 0.0)
-
-
 def _judge_column(
-    column: DriftColumn, size: Floats, weight: float, note: str, columns: int, policy: DriftPolicy
+    column: DriftColumn,
+    size: Floats,
+    usual: float,
+    weight: float,
+    note: str,
+    columns: int,
+    policy: DriftPolicy,
 ) -> ColumnDrift:
     psi, chance, p, low = (float(value) for value in size)
-    effect, level = psi - chance, "none"
-    if effect >= policy.large and low >= policy.moderate:
+    effect, surely, level = psi - chance - usual, low - usual, "none"
+    if effect >= policy.large and surely >= policy.moderate:
         level = "large"
-    elif effect >= policy.moderate and low > 0:
+    elif effect >= policy.moderate and surely > 0:
         level = "moderate"
-    told = f"{column.name}: PSI {psi:.2f} ({chance:.2f} by chance, surely above {low:.2f}), {level}"
+    apart = f", {usual:.2f} between its own days" if usual else ""
+    told = f"{column.name}: PSI {psi:.2f} ({chance:.2f} by chance{apart}, surely above {low:.2f}), {level}"
     reason = "; ".join((f"{told}, weight {weight:.0%}", *([note] if note else [])))
-    return ColumnDrift(
-        column.name, column.kind, psi, chance, low, min(1.0, p * columns), weight, level, reason
-    )
+    p = min(1.0, p * columns)
+    return ColumnDrift(column.name, column.kind, psi, chance, low, p, weight, level, reason, float(usual))
+
+
+def _sum_up(
+    drifts: tuple[ColumnDrift, ...],
+    mix: tuple[ColumnDrift, ...],
+    lacking: int,
+    rows: int,
+    held: int,
+    notes: Sequence[str],
+) -> DriftVerdict:
+    far = sorted((d for d in drifts if d.level == "large"), key=lambda d: -d.weight)
+    share = float(sum(d.weight for d in far))
+    head = f"{len(far)} of {len(drifts)} columns moved far; they hold {share:.0%} of the watched importance"
+    odd = tuple(d.reason for d in mix if d.level != "none")
+    told = (head, *(d.reason for d in far), *odd, *(note for note in notes if note))
+    return DriftVerdict(True, drifts, share, rows, held, told, mix, lacking)
 
 
 def _find_usual(column: Column, kind: str) -> Usual:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc, expit, logit
-from scipy.stats import norm
+from scipy.stats import chi2, norm
 
 from flows.policy.quality import Interval, QualityVerdict
 
@@ -30,6 +30,9 @@ class EstimatePolicy:
     tolerance  0.03 of AUC under the reference, as for realised quality.
     min_rows   200, as for realised quality; min_class 30 of each outcome likewise.
     min_days   5 days with as much, to tell how restless days are.
+    sure       95%: so sure must it be that the days' unrest is no larger than what is counted with. A
+               fortnight knows it badly.
+    spell      3 days: weather lasts about so long, so a window holds a third as many draws of it as days.
     alpha      an interval that misses more often than chance would in 1 of 20 cases is not trusted.
     most       rows that are looked at: beyond 10,000 the labels' own chance is under 0.01 of AUC.
     """
@@ -40,6 +43,8 @@ class EstimatePolicy:
     min_rows: int = 200
     min_class: int = 30
     min_days: int = 5
+    sure: float = 0.95
+    spell: float = 3.0
     alpha: float = 0.05
     most: int = 10_000
     seed: int = 20130101
@@ -50,7 +55,8 @@ class Calibration:
     """Logistic calibrations of a score: slope and intercept of its logit, shape (draws + 1, 2).
 
     The first is fitted on the whole reference, the others on resamples of it. `unrest` is the variance
-    of AUC from one day to the next that neither the labels' chance nor the fit explains.
+    of AUC from one day to the next that neither the labels' chance nor the fit explains, as large as it
+    may be by the days that there are.
     """
 
     fits: Floats
@@ -82,7 +88,8 @@ def fit_calibration(
 
     Flights of one day share its weather: with `days` of the rows, how far the reference's own days lie
     from their estimates widens the interval (the moment estimate of random effects: DerSimonian and
-    Laird, Controlled Clinical Trials 7, 1986).
+    Laird, Controlled Clinical Trials 7, 1986), by as much as a tolerance interval of so few days would
+    (Howe, Journal of the American Statistical Association 64, 1969).
     """
     rng, x = np.random.default_rng(policy.seed), _to_logit(scores)
     weights = [np.ones(len(x)), *(rng.poisson(1.0, len(x)).astype(float) for _ in range(policy.draws))]
@@ -101,8 +108,14 @@ def estimate_auc(
     calibration: Calibration, scores: Floats, policy: EstimatePolicy = EstimatePolicy(), *, days: float = 1.0
 ) -> Estimate:
     """Estimate the AUC of a window of so many days from its scores alone, and say whether it surely fell."""
+    scores = np.asarray(scores, dtype=float)
+    scores = scores[np.isfinite(scores)]
     if len(scores) < policy.min_rows:
         return Estimate("unknown", None, f"no estimate: {len(scores)} scores, {policy.min_rows} needed")
+    ones = float(calibration.apply(scores).sum())
+    if min(ones, len(scores) - ones) < policy.min_class:
+        told = f"no estimate: of {len(scores)} scores {ones:.1f} outcomes of 1 are expected"
+        return Estimate("unknown", None, f"{told}, {policy.min_class} of each needed")
     rng = np.random.default_rng(policy.seed)
     chosen = np.sort(scores if len(scores) <= policy.most else rng.choice(scores, policy.most, replace=False))
     ends = _find_ties(chosen)
@@ -112,7 +125,7 @@ def estimate_auc(
         for which in range(1, len(calibration.fits))
     ]
     # The draws' spread around their own middle: their mean may lie off by a resample's chance.
-    wide = np.sqrt(np.nanvar(drawn) + calibration.unrest / days)
+    wide = np.sqrt(np.nanvar(drawn) + calibration.unrest / max(1.0, days / policy.spell))
     spread = float(wide * norm.ppf(0.5 + policy.level / 2))
     auc = Interval(expected, max(0.0, expected - spread), min(1.0, expected + spread))
     limit = calibration.auc - policy.tolerance
@@ -183,7 +196,11 @@ def _measure_unrest(
         if found is not None:
             explained = (found.high - found.low) / 2 / norm.ppf(0.5 + policy.level / 2)
             excess.append((expect_auc(scores[of_day], outcomes[of_day]) - found.value) ** 2 - explained**2)
-    return max(0.0, float(np.mean(excess))) if len(excess) >= policy.min_days else 0.0
+    count = len(excess)
+    if count < policy.min_days:
+        return 0.0
+    unsure = (count - 1) * (1 + 1 / count) / float(chi2.ppf(1 - policy.sure, count - 1))
+    return max(0.0, float(np.mean(excess))) * unsure
 
 
 def _fit_logistic(x: Floats, y: Floats, weight: Floats, start: Floats) -> Floats:

@@ -91,7 +91,7 @@ def judge_quality(
     longest wait for one is over. Breach: the upper end of an interval lies under the reference
     less the tolerance, or the whole interval of observed over expected outside its range.
     """
-    missing = _find_missing(current[1], reference[1], arrived, mature, policy)
+    missing = _find_missing(current, reference, arrived, mature, policy)
     if missing:
         return QualityVerdict("unknown", None, None, arrived, (), (f"no quality verdict: {missing}",))
     now, then = (measure_quality(*side, policy=policy) for side in (current, reference))
@@ -175,14 +175,27 @@ def _find_bias(now: Quality, policy: QualityPolicy) -> list[tuple[str, str]]:
     return [("overrating", told)] if now.calibration.high < low else []
 
 
-def _find_missing(now: Floats, then: Floats, arrived: float, mature: bool, policy: QualityPolicy) -> str:
+def _find_missing(
+    current: tuple[Floats, Floats],
+    reference: tuple[Floats, Floats],
+    arrived: float,
+    mature: bool,
+    policy: QualityPolicy,
+) -> str:
+    (scores, now), (held, then) = current, reference
     checks: tuple[tuple[bool, Callable[[], str]], ...] = (
         (not mature, lambda: f"{arrived:.0%} of the labels are here and the wait for the rest is not over"),
         (arrived < policy.min_share, lambda: f"{arrived:.0%} of the labels, {policy.min_share:.0%} needed"),
         (_is_thin(now, policy), lambda: f"{_tell(now)}; needed {policy.min_rows}, {policy.min_class} each"),
         (_is_thin(then, policy), lambda: f"the reference has {_tell(then)}"),
+        (_count_void(scores) > 0, lambda: f"{_count_void(scores)} of {len(scores)} scores are no number"),
+        (_count_void(held) > 0, lambda: f"{_count_void(held)} of the reference's scores are no number"),
     )
     return next((tell() for broken, tell in checks if broken), "")
+
+
+def _count_void(scores: Floats) -> int:
+    return int((~np.isfinite(np.asarray(scores, dtype=float))).sum())
 
 
 def _is_thin(outcomes: Floats, policy: QualityPolicy) -> bool:

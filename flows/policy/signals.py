@@ -21,12 +21,14 @@ class SignalPolicy:
 
     coverage   the champion itself answers 95% of what is asked; the rest is fallback.
     flagged    at most 20% of inputs missing, unseen, out of range or expired.
+    lacking    5% of a window's rows at hours that the reference lacks: columns are not compared on them.
     alpha      shares are judged by a one-sided 99.9% bound (Clopper and Pearson, 1934), so that few
                requests raise nothing by chance.
     """
 
     coverage: float = 0.95
     flagged: float = 0.20
+    lacking: float = 0.05
     alpha: float = 0.001
 
 
@@ -39,16 +41,24 @@ class Signal:
     reason: str
 
 
-def judge_inputs(drift: DriftVerdict) -> Signal:
-    """Alarm on any column that surely moved, whatever it weighs."""
+def judge_inputs(drift: DriftVerdict, policy: SignalPolicy = SignalPolicy()) -> Signal:
+    """Alarm on any column that surely moved, whatever it weighs, the calendar's too."""
     if not drift.enough:
         return Signal("inputs", "unknown", drift.reasons[0])
-    moved = drift.drifted
+    moved, count = drift.drifted, len(drift.columns) + len(drift.calendar)
+    lacks = bound_share(drift.unmatched, drift.rows, policy.alpha) > policy.lacking
+    told = [f"{drift.unmatched} of {drift.rows} rows at hours that the reference lacks"] if lacks else []
     if not moved:
-        return Signal("inputs", "ok", f"none of {len(drift.columns)} columns surely moved")
+        return Signal(
+            "inputs",
+            "alarm" if lacks else "ok",
+            told[0] if lacks else f"none of {count} columns surely moved",
+        )
     named = ", ".join(f"{c.name} ({c.level}, weight {c.weight:.0%})" for c in moved[:5])
     more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
-    return Signal("inputs", "alarm", f"{len(moved)} of {len(drift.columns)} columns moved: {named}{more}")
+    return Signal(
+        "inputs", "alarm", "; ".join((f"{len(moved)} of {count} columns moved: {named}{more}", *told))
+    )
 
 
 def judge_predictions(drift: ColumnDrift | None) -> Signal:

@@ -39,16 +39,17 @@ class World:
     columns: tuple[DriftColumn, ...]
     reference: dict[str, Column]
     pool: dict[str, Column]
+    days: Codes | None = None  # of the reference's rows
 
     @cached_property
     def profile(self) -> Profile:
         """The reference made ready, the score as its last column."""
-        return fit_profile(self.reference, self.columns, calendar=PROBLEM.calendar)
+        return fit_profile(self.reference, self.columns, calendar=PROBLEM.calendar, days=self.days)
 
     @cached_property
     def scores(self) -> Profile:
         """The same of the score alone."""
-        return fit_profile(self.reference, [SCORE], calendar=PROBLEM.calendar)
+        return fit_profile(self.reference, [SCORE], calendar=PROBLEM.calendar, days=self.days)
 
     @cached_property
     def encoded(self) -> tuple[Codes, Codes]:
@@ -91,7 +92,9 @@ def build_world(since: datetime, until: datetime) -> World:
     columns = choose_columns(estimator, taught[:2_000])
     half = len(period) // 2
     sides = [to_columns(part, columns) for part in (period[:half], period[half:])]
-    return World(tuple(columns), *sides)
+    # Windows are drawn row by row, and so are the reference's days: real ones would widen the bounds.
+    days = np.random.default_rng(SEED).integers(0, half // DAY, half)
+    return World(tuple(columns), *sides, days)
 
 
 def to_matrix(rows: pl.DataFrame) -> Any:

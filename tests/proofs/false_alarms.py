@@ -134,8 +134,8 @@ def judge_columns(world: World, picked: Any) -> Drifts:
     """Judge the same by the function that the monitor calls, on the columns themselves."""
     window, calendar = _pick(world.pool, picked), PROBLEM.calendar
     return (
-        judge_drift(world.reference, window, world.columns, calendar=calendar),
-        judge_drift(world.reference, window, [SCORE], calendar=calendar),
+        judge_drift(world.reference, window, world.columns, calendar=calendar, days=world.days),
+        judge_drift(world.reference, window, [SCORE], calendar=calendar, days=world.days),
     )
 
 

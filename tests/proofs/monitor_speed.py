@@ -1,7 +1,8 @@
 """The monitor over one day of 10,000 predictions of 25 columns, beside Evidently's own report of that day.
 
-The day is read from a journal as the service writes it, one JSON text a row, judged with its labels, its
-report drawn and its verdict recorded in a lake.
+All that a user pays for such a day: it is read from a journal file as the service writes it, one JSON text a
+row, judged with its labels against a reference of 14 days, its report drawn and written, and its verdict
+recorded in a lake.
 """
 
 import json
@@ -22,9 +23,10 @@ from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
 from flows.judgement import monitor_window
 from flows.label import label_period
+from services.journal import Journal, Prediction, format_instant
 from tests.bench.bench_monitoring import MEASURED, Evidently, World, build_world, figure
 
-ROWS, REFERENCE, MAX_SECONDS = 10_000, 10_000, 10.0
+ROWS, REFERENCE, DAYS, MAX_SECONDS = 10_000, 10_000, 14, 10.0
 START = datetime(2013, 1, 1, tzinfo=UTC)
 DAY = Period(START, START + timedelta(days=1))
 LANDED = {
@@ -35,30 +37,12 @@ LANDED = {
 }
 
 
-class Journal:
-    """A day's answers in memory."""
-
-    def __init__(self, rows: pl.DataFrame) -> None:
-        self.rows = rows
-
-    def read_predictions(self, period: Period) -> pl.DataFrame:
-        """Return those that were asked for in the period."""
-        inside = (pl.col("requested_at") >= period.since.isoformat()) & (
-            pl.col("requested_at") < period.until.isoformat()
-        )
-        return self.rows.filter(inside)
-
-    def read_outcomes(self, period: Period) -> pl.DataFrame:
-        """None were sent back."""
-        return pl.DataFrame()
-
-
 def measure() -> Iterator[dict[str, Any]]:
     """Yield the figure."""
     world = build_world(*MEASURED)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ours, report, rows = _run_ours(world, Path(folder))
+        ours, first, report, rows = _run_ours(world, Path(folder))
         theirs = _run_theirs(world)
     name = f"monitor: seconds over a day of {ROWS:,} predictions and {len(world.columns)} columns"
     yield figure(
@@ -66,6 +50,7 @@ def measure() -> Iterator[dict[str, Any]]:
         round(ours, 2),
         f"<= {MAX_SECONDS:g}",
         ours <= MAX_SECONDS and rows == ROWS,
+        first_run_with_evidently_imported=round(first, 2),
         without_its_report=round(ours - report, 2),
         evidently_default_report_of_the_same_rows=round(theirs, 2),
         ratio_to_evidently=round(ours / theirs, 2),
@@ -73,7 +58,7 @@ def measure() -> Iterator[dict[str, Any]]:
     )
 
 
-def _run_ours(world: World, folder: Path) -> tuple[float, float, int]:
+def _run_ours(world: World, folder: Path) -> tuple[float, float, float, int]:
     problem = replace(
         PROBLEM,
         start=START,
@@ -81,16 +66,17 @@ def _run_ours(world: World, folder: Path) -> tuple[float, float, int]:
         build_outcomes=lambda raw: raw["landings"],
     )
     package, lake = _write_package(world, folder / "package"), Lake(folder / "lake")
-    journal = Journal(_write_answers(world, lake, problem))
     seconds = []
-    # The first run pays for Evidently's import, which a flow's process pays for too, but once.
-    for number in range(2):
-        began = time.perf_counter()
-        verdict = monitor_window(
-            lake, journal, problem, package, DAY, reports=folder / f"reports{number}", version="1"
-        )
-        seconds.append(time.perf_counter() - began)
-    return seconds[1], verdict.report_seconds, verdict.rows
+    with Journal(folder / "journal.db") as journal:
+        _write_answers(world, lake, journal, problem)
+        # The first run pays for Evidently's import, which a flow's process pays for too, but once.
+        for number in range(2):
+            began = time.perf_counter()
+            verdict = monitor_window(
+                lake, journal, problem, package, DAY, reports=folder / f"reports{number}", version="1"
+            )
+            seconds.append(time.perf_counter() - began)
+    return seconds[1], seconds[0], verdict.report_seconds, verdict.rows
 
 
 def _write_package(world: World, folder: Path) -> Path:
@@ -100,13 +86,14 @@ def _write_package(world: World, folder: Path) -> Path:
     contract = {"problem": "day", "features": features, "trained_until": START.isoformat()}
     (folder / "contract.json").write_text(json.dumps(contract))
     held = {name: values[:REFERENCE] for name, values in world.reference.items()}
-    pl.DataFrame({n: v.tolist() for n, v in held.items()}).fill_nan(None).write_parquet(
-        folder / "reference.parquet"
-    )
+    frame = pl.DataFrame({n: v.tolist() for n, v in held.items()}).fill_nan(None)
+    # As a package holds them: the two weeks before the model served, in the order of time.
+    decided = [START - timedelta(days=DAYS) * (1 - i / REFERENCE) for i in range(REFERENCE)]
+    frame.with_columns(pl.Series(PROBLEM.decided_at, decided)).write_parquet(folder / "reference.parquet")
     return folder
 
 
-def _write_answers(world: World, lake: Lake, problem: Problem) -> pl.DataFrame:
+def _write_answers(world: World, lake: Lake, journal: Journal, problem: Problem) -> None:
     picked = np.random.default_rng(1).integers(0, world.size, ROWS)
     frame = {name: values[picked].tolist() for name, values in world.pool.items()}
     watched = [*(c.name for c in world.columns), *sorted(PROBLEM.calendar)]
@@ -123,23 +110,26 @@ def _write_answers(world: World, lake: Lake, problem: Problem) -> pl.DataFrame:
     )
     reach = Period(START, START + timedelta(days=3))
     lake.replace("landings", landed, reach, by="known_at")
-    answers = pl.DataFrame(
-        {
-            "prediction_id": [f"p{i}" for i in range(ROWS)],
-            "entity": [f"f{i}" for i in range(ROWS)],
-            "requested_at": [at.isoformat() for at in asked],
-            "received_at": [at.isoformat() for at in asked],
-            "model_version": ["1"] * ROWS,
-            "served_by": ["champion"] * ROWS,
-            "score": frame["score"],
-            "features": [
-                json.dumps({n: None if (v := frame[n][i]) != v else v for n in watched}) for i in range(ROWS)
-            ],
-            "flags": ["{}"] * ROWS,
-        }
+    values = ({n: None if (v := frame[n][i]) != v else v for n in watched} for i in range(ROWS))
+    journal.append(
+        [
+            Prediction(
+                prediction_id=f"p{i}",
+                entity=f"f{i}",
+                requested_at=format_instant(asked[i]),
+                received_at=format_instant(asked[i]),
+                model_version="1",
+                served_by="champion",
+                reason="",
+                score=frame["score"][i],
+                features=json.dumps(row),
+                flags="{}",
+                request="{}",
+            )
+            for i, row in enumerate(values)
+        ]
     )
-    label_period(lake, Journal(answers), problem, reach)
-    return answers
+    label_period(lake, journal, problem, reach)
 
 
 def _run_theirs(world: World) -> float:
