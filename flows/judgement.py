@@ -154,11 +154,15 @@ def _estimate(champion: Champion, current: pl.DataFrame, problem: Problem, windo
 
 
 def doubt_estimates(
-    lake: Lake, version: str, seen: datetime, estimate: Estimate, quality: QualityVerdict
+    lake: Lake,
+    version: str,
+    seen: datetime,
+    estimate: Estimate | None = None,
+    quality: QualityVerdict | None = None,
 ) -> tuple[str, ...]:
     """Say so if labels came to lie outside the version's estimates more often than the intervals allow."""
     pairs = read_estimates(lake, version, seen)
-    if estimate.auc and quality.quality:
+    if estimate and estimate.auc and quality and quality.quality:
         pairs.append((estimate.auc, quality.quality.auc.value))
     _, too_often, told = count_missed(pairs)
     return (told,) if too_often else ()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from flows.policy.bins import Bins, Codes, Column, fit_bins
 from flows.policy.calendar import Calendar, fit_calendar, turn_reference
-from flows.policy.psi import measure_psi
+from flows.policy.psi import measure_both, measure_psi
 from flows.policy.unrest import UNKNOWN, Unrest, count_strata, measure_unrest
 
 Floats = NDArray[np.float64]
@@ -147,18 +147,24 @@ class Profile:
         old *= turned.rows * len(self.columns) / old.sum()
         like = codes if turned.kept.all() else codes[turned.kept[strata]]
         new = np.bincount(like.ravel(), minlength=len(old)).astype(float)
-        alpha = policy.alpha / len(self.columns)
-        sizes = measure_psi(old, new, self.starts, alpha, self.unrest.factor)
+        alpha, count = policy.alpha / (2 * len(self.columns)), len(self.columns)
+        sizes = measure_both(old, new, self.starts, alpha, self.unrest.factor)
+        bounds, weights = self.unrest.find(length, 2 * count), weigh_columns(self.columns)
         drifts = tuple(
-            _judge_column(column, size, bound, weight, note, len(self.columns), policy)
-            for column, size, bound, weight, note in zip(
-                self.columns,
-                sizes.T,
-                self.unrest.find(length, len(self.columns)),
-                weigh_columns(self.columns),
-                notes or [""] * len(self.columns),
-                strict=True,
+            _pick_farther(
+                _judge_column(column, sizes[:, i], bounds[i], weights[i], note, 2 * count, policy),
+                _judge_column(
+                    column,
+                    sizes[:, count + i],
+                    bounds[count + i],
+                    weights[i],
+                    note,
+                    2 * count,
+                    policy,
+                    "nulls",
+                ),
             )
+            for i, (column, note) in enumerate(zip(self.columns, notes or [""] * count, strict=True))
         )
         mix, lacking = self._judge_calendar(asked, length), int(asked[self.held == 0].sum())
         return _sum_up(drifts, mix, lacking, rows, held, (turned.reason, self.unrest.tell()))
@@ -227,14 +233,20 @@ def weigh_columns(columns: Sequence[DriftColumn]) -> list[float]:
     return [float(w) for w in even / even.sum()]
 
 
+def _pick_farther(whole: ColumnDrift, nulls: ColumnDrift) -> ColumnDrift:
+    levels = ("none", "moderate", "large")
+    return nulls if levels.index(nulls.level) > levels.index(whole.level) else whole
+
+
 def _judge_column(
     column: DriftColumn,
     size: Floats,
     usual: float,
     weight: float,
     note: str,
-    columns: int,
+    compared: int,
     policy: DriftPolicy,
+    part: str = "",
 ) -> ColumnDrift:
     psi, chance, p, low = (float(value) for value in size)
     effect, surely, level = psi - chance - usual, low - usual, "none"
@@ -243,9 +255,12 @@ def _judge_column(
     elif effect >= policy.moderate and surely > 0:
         level = "moderate"
     apart = f", {usual:.2f} between its own days" if usual else ""
-    told = f"{column.name}: PSI {psi:.2f} ({chance:.2f} by chance{apart}, surely above {low:.2f}), {level}"
+    named = f"PSI of its {part}" if part else "PSI"
+    told = (
+        f"{column.name}: {named} {psi:.2f} ({chance:.2f} by chance{apart}, surely above {low:.2f}), {level}"
+    )
     reason = "; ".join((f"{told}, weight {weight:.0%}", *([note] if note else [])))
-    p = min(1.0, p * columns)
+    p = min(1.0, p * compared)
     return ColumnDrift(column.name, column.kind, psi, chance, low, p, weight, level, reason, float(usual))
 
 

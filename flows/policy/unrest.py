@@ -13,19 +13,20 @@ from scipy.stats import gamma, norm, t
 
 from flows.policy.bins import Codes
 from flows.policy.calendar import Calendar, turn_reference
-from flows.policy.psi import measure_psi
+from flows.policy.psi import measure_both, measure_psi
 
 Floats = NDArray[np.float64]
 
 WEEK = 7
 LENGTHS = (1, WEEK)  # days a block
 MIN_BLOCKS = 5  # days, or weeks: fewer do not show how restless they are
+USUAL = 0.95  # of the reference's blocks are ordinary for certain
 FEW = 3.0  # chance counts so many times where the reference holds too few blocks to tell
 
 
 @dataclass(frozen=True)
 class Unrest:
-    """By days a block, the bound of each column and of each calendar column, (columns,) each.
+    """By days a block, the bounds of all columns, then of their nulls, and of the calendar's columns.
 
     A length of which the reference has too few blocks is absent.
     """
@@ -99,9 +100,9 @@ def measure_unrest(
         if len(found) < MIN_BLOCKS:
             continue
         sizes, splits = (np.stack(part) for part in zip(*found, strict=True))
-        columns[length] = bound_ordinary(*np.moveaxis(sizes, 1, 0), alpha / sizes.shape[2])
+        columns[length] = bound_ordinary(sizes[:, 0], sizes[:, 1], alpha / sizes.shape[2])
         if calendar.bins:
-            mixes[length] = bound_ordinary(*np.moveaxis(splits, 1, 0), alpha / splits.shape[2])
+            mixes[length] = bound_ordinary(splits[:, 0], splits[:, 1], alpha / splits.shape[2])
     return Unrest(True, columns, mixes)
 
 
@@ -111,9 +112,11 @@ def bound_ordinary(excess: Floats, chance: Floats, alpha: float) -> Floats:
     Of each block, (blocks, columns): the PSI beyond chance, and the variance that chance gives it. Shares
     that vary from block to block give a PSI that is a sum of squares: about a gamma with its mean and
     variance (Satterthwaite, Biometrics Bulletin 2, 1946), never more skewed than with one degree of
-    freedom. Few blocks know their spread badly: it is widened as Student's t is.
+    freedom. Few blocks know their spread badly: it is widened as Student's t is. What lies above USUAL of
+    the blocks is pulled in to there: a feed's one dead day in the reference must not hide the next.
     """
     blocks = len(excess)
+    excess = np.minimum(excess, np.quantile(excess, USUAL, axis=0, method="lower"))
     unsure = float(t.isf(alpha, blocks - 1) / norm.isf(alpha) * np.sqrt(1 + 1 / blocks))
     wide = unsure * np.sqrt(np.maximum(excess.var(axis=0, ddof=1) - chance.mean(axis=0), 0.0))
     mean = np.maximum(np.maximum(excess.mean(axis=0), 0.0), wide * np.sqrt(0.5))
@@ -137,17 +140,19 @@ def _compare(
     turned = turn_reference(held - asked, asked)
     old = turned.weights @ (counts - own)
     old *= turned.rows * len(starts) / old.sum()
-    sizes = _take_chance(old, own[turned.kept].sum(axis=0), starts)
+    new = own[turned.kept].sum(axis=0)
+    found = _take_chance(
+        measure_both(old, new, starts, 0.5), len(starts) / old.sum() + len(starts) / new.sum()
+    )
     if not calendar.bins:
-        return sizes, np.zeros((2, 0))
-    return sizes, _take_chance(calendar.split(held - asked), calendar.split(asked), calendar.starts)
+        return found, np.zeros((2, 0))
+    mix = measure_psi(calendar.split(held - asked), calendar.split(asked), calendar.starts, 0.5)
+    return found, _take_chance(mix, 1 / (held - asked).sum() + 1 / asked.sum())
 
 
-def _take_chance(old: Floats, new: Floats, starts: Codes) -> Floats:
+def _take_chance(sizes: Floats, scale: float) -> Floats:
     # The noncentral chi-square's variance; its freedom is the PSI by chance over the scale.
-    psi, by_chance, _, _ = measure_psi(old, new, starts, 0.5)
-    first, width = int(starts[0]), int(starts[1]) if len(starts) > 1 else len(old)
-    scale = 1 / old[first:width].sum() + 1 / new[first:width].sum()
+    psi, by_chance, _, _ = sizes
     excess = psi - by_chance
     return np.stack([excess, 2 * by_chance * scale + 4 * np.maximum(excess, 0.0) * scale])
 

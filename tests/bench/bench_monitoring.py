@@ -69,7 +69,8 @@ class World:
     @cached_property
     def calibration(self) -> Calibration:
         """Fitted on the reference."""
-        return fit_calibration(*self.held)
+        told = ~np.isnan(np.asarray(self.reference[PROBLEM.target], dtype=float)[:20_000])
+        return fit_calibration(*self.held, self.days[:20_000][told] if self.days is not None else None)
 
     @cached_property
     def size(self) -> int:

@@ -3,6 +3,9 @@
 Every window is drawn from one pool: whatever is found in it is chance. The period is July to December;
 limits were looked at on January to June. The pool is binned once and a window is a choice of its rows; that
 this gives what the public function gives on the columns themselves is checked in the same run.
+
+Windows drawn at random have no weather of their own. Days and weeks as they came are judged too, against the
+weeks between them.
 """
 
 from collections import Counter
@@ -32,6 +35,7 @@ from tests.bench.bench_monitoring import (
     figure,
     show_table,
 )
+from tests.bench.real_days import build_days, find_alarms
 
 Span = tuple[datetime, datetime]
 Counts = tuple[int, int, Counter[str]]  # windows with an alarm, with a retrain verdict; what alarmed
@@ -43,6 +47,7 @@ PARTS = 2  # processes, each with its own row of windows
 THEIRS = {100: 200, 1_000: 200, 10_000: 100, 100_000: 40}  # Evidently's: the first of the same windows
 CHECKED = 3  # windows of each size that are judged by the public function too
 ALARMS, RETRAINS = 0.01, 0.001
+REAL_DAYS, REAL_WEEKS = 0.1, 0.1  # an odd day in ten is what a person still looks into
 SURE = 0.95
 RIVAL_ROWS = 10_000  # of the reference that Evidently gets: its time grows with them
 DATASET = 0.5  # Evidently's own default share of drifted columns
@@ -77,6 +82,24 @@ def measure(period: Span = MEASURED) -> Iterator[dict[str, Any]]:
             yield _tell_share(name, retrains, RETRAINS, {})
     head = ("rows", "windows", "with any alarm", "with a retrain")
     show_table((*head, "Evidently: windows", "any column", "dataset drift"), rows)
+    yield from judge_real_days(period)
+
+
+def judge_real_days(period: Span) -> Iterator[dict[str, Any]]:
+    """Yield the share of ordinary days and weeks, held out and as they came, that alarm."""
+    days = build_days(*period)
+    lengths = {"days": (1, [frame for _, frame in days.held_out]), "weeks": (7, list(days.list_weeks()))}
+    for (what, (length, frames)), bar in zip(lengths.items(), (REAL_DAYS, REAL_WEEKS), strict=True):
+        found = [find_alarms(days.world, frame, length) for frame in frames]
+        alarms = sum(bool(names) for names, _ in found)
+        breaches = sum(moved >= TriggerPolicy().drift_share for _, moved in found)
+        named = Counter(name for names, _ in found for name in names)
+        told = {"windows": len(found), "count": alarms, "by_signal": dict(named), "drift_breaches": breaches}
+        share = alarms / len(found)
+        name = f"false alarms: share of real {what}, held out, of the same season, with any alarm"
+        yield figure(name, round(share, 4), f"<= {bar}", share <= bar, **told)
+        name = f"false alarms: share of the same {what} with a breach of drift"
+        yield figure(name, breaches / len(found), "0", breaches == 0)
 
 
 def run_windows(world: World, size: int, part: int, windows: int) -> Counts:
