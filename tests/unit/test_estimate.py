@@ -78,3 +78,22 @@ def test_more_misses_than_its_share_are_said(missed, too_often):
     held = Interval(0.7, 0.68, 0.72)
     count, found, told = count_missed([(held, 0.5)] * missed + [(held, 0.7)] * (20 - missed))
     assert (count, found, "do not rely" in told) == (missed, too_often, too_often)
+
+
+@pytest.mark.parametrize("scores", [np.zeros(1_000), np.ones(1_000), np.full(1_000, np.nan)])
+def test_scores_that_say_nothing_give_no_estimate(scores):
+    """All 0, all 1 or no number: no outcome of one kind is expected, so there is nothing to rank."""
+    calibration = fit_calibration(*draw(np.random.default_rng(7), 2_000))
+    found = estimate_auc(calibration, scores)
+    assert (found.state, found.auc) == ("unknown", None)
+
+
+def test_a_few_days_are_trusted_less_than_many():
+    """The same unrest of six days widens the interval more than that of sixty."""
+    rng = np.random.default_rng(8)
+    wide = []
+    for count in (6, 60):
+        days, parts = np.repeat(np.arange(count), 500), [draw(rng, 500) for _ in range(count)]
+        outcomes = np.concatenate([rng.permutation(y) if i % 2 else y for i, (_, y) in enumerate(parts)])
+        wide.append(fit_calibration(np.concatenate([s for s, _ in parts]), outcomes, days).unrest)
+    assert wide[0] > 1.5 * wide[1] > 0

@@ -103,3 +103,13 @@ def test_the_skill_interval_is_that_of_a_bootstrap():
     print(f"skill: delta {found}, bootstrap {low:.3f} to {high:.3f}")
     assert abs(found.low - low) < (high - low) / 10
     assert abs(found.high - high) < (high - low) / 10
+
+
+def test_scores_that_are_no_number_give_no_verdict():
+    """A score of NaN on either side is unknown, never ok."""
+    rng = np.random.default_rng(12)
+    good = draw(rng, 1_000)
+    void = (np.full(1_000, np.nan), good[1])
+    for current, reference in ((void, good), (good, void)):
+        verdict = judge(current, reference)
+        assert (verdict.state, "no number" in verdict.reasons[0]) == ("unknown", True)
