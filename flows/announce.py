@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from flows.channels import build_channels
 from flows.drift_reports import find_report
-from flows.notify import Told, build_channels, tell_incidents
+from flows.notify import Told, tell_incidents
 from flows.policy.incident import JudgedWindow
 from flows.project import Project
 from flows.verdicts import TABLE as VERDICTS

@@ -15,7 +15,7 @@ import pytest
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows.notify import CLEARED, OPENED, Message, send_to_alertmanager
+from flows.channels import CLEARED, OPENED, Message, send_to_alertmanager
 from flows.prometheus import find_program, read_watch, require_monitoring, running_monitoring
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving

@@ -168,7 +168,8 @@ def _watch(settings: Settings) -> None:
 
 def _tell(settings: Settings, lake: Lake) -> bool:
     """Look once; return whether something is left to be said."""
-    from flows.notify import build_channels, tell_incidents
+    from flows.channels import build_channels
+    from flows.notify import tell_incidents
 
     told = tell_incidents(lake, "toy", build_channels(settings), lambda window: {}, settings.home)
     return bool(told.failed)
