@@ -138,7 +138,12 @@ def running_world(home: Path, *, pace: float = PACE) -> Iterator[World]:
     with contextlib.ExitStack() as held:
         receiver = held.enter_context(receiving())
         settings = Settings(
-            home=home, schedules=False, service_workers=WORKERS, alert_webhook=receiver.url, **ports
+            home=home,
+            schedules=False,
+            service_workers=WORKERS,
+            alert_webhook=receiver.url,
+            evidently_port=0,  # its UI comes after the runner, and neither is watched
+            **ports,
         )
         held.enter_context(changed_environment(build_environment(settings)))
         services = [one for one in build_services(settings) if one.name != "runner"]
