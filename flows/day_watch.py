@@ -10,14 +10,14 @@ from feature_repo.contract import Period, Problem
 from feature_repo.lake import Lake
 from flows.judgement import monitor_window
 from flows.label import Predictions
+from flows.policy.incident import EARLY_SIGNS
 from flows.policy.trigger import DAY, Trigger, name_length
 from flows.project import cut_day
 from flows.served import read_champion
 from flows.verdicts import TABLE, WindowVerdict, describe, name_window, read_known
 
 DAYS = 7  # days that are looked back on: what an outage of a week left unjudged is made good
-ODD = {"inputs", "predictions"}  # alarms of a day to which a report has something to say
-TWO_DAYS = timedelta(hours=50)  # of 25 at most
+JOINED = timedelta(hours=26)  # one well day between odd ones, of 25 hours at most, ends no stretch
 ONE_DAY = Trigger(False, (), ("one day: it can alarm, no retrain is decided on it",))
 Publish = Callable[[str, str], None]
 
@@ -48,13 +48,13 @@ def watch_days(
     trained, found = read_champion(package, version).trained_until, []
     for day in list_days(problem, until):
         odd, drawn = _read_days(lake, version)
-        begins = not any(day.since - TWO_DAYS < end <= day.since for end in odd)
+        begins = not any(day.since - JOINED < end <= day.since for end in odd)
         missing = name_window(day, version) not in read_known(lake)
         undrawn = begins and day.until in odd and day.until not in drawn
         if day.until <= trained or not (missing or undrawn) or not is_watched(journal, day, version):
             continue
         verdict = _judge_day(lake, journal, problem, package, day, reports, version)
-        if begins and ODD & {*verdict.alarms}:
+        if begins and {*EARLY_SIGNS} & {*verdict.alarms}:
             verdict = _judge_day(lake, journal, problem, package, day, reports, version, draw=True)
         publish(f"{problem.name}-day", describe(verdict, ONE_DAY, str(reports)))
         found.append(verdict)
@@ -72,11 +72,15 @@ def _judge_day(
 
 def _read_days(lake: Lake, version: str) -> tuple[set[datetime], set[datetime]]:
     """Return the ends of that version's days that were odd, and of those that have a report."""
-    odd, drawn, table = set(), set(), lake.read(TABLE)
+    odd: set[datetime] = set()
+    drawn: set[datetime] = set()
+    table = lake.read(TABLE)
     mine = table.filter(model_version=version) if table.width else table
     for row in mine.iter_rows(named=True):
         if name_length(row["window_until"] - row["window_since"]) == DAY:
-            odd |= {row["window_until"]} if ODD & {*json.loads(row.get("alarms") or "[]")} else set()
+            odd |= (
+                {row["window_until"]} if {*EARLY_SIGNS} & {*json.loads(row.get("alarms") or "[]")} else set()
+            )
             drawn |= {row["window_until"]} if row["report"] else set()
     return odd, drawn
 

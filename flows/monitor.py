@@ -202,7 +202,7 @@ def _choose_until(project: Project, until: datetime | None) -> datetime | None:
 
 @flow(name="monitor", log_prints=True)
 def monitor(until: datetime | None = None) -> dict[str, Any]:
-    """Judge the champion on its latest complete window; `until` is the logical time to look from."""
+    """Judge the champion on its latest complete week and days; `until` is the logical time to look from."""
 
     from flows.announce import announce
     from flows.project import open_project
@@ -228,5 +228,8 @@ def monitor(until: datetime | None = None) -> dict[str, Any]:
         again=True,
     )
     announce(project)
-    print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
-    return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}
+    windows, days = ([verdict.key for verdict in found] for found in (findings.verdicts, findings.days))
+    print("; ".join((*windows, *findings.trigger.reasons)))
+    for day in findings.days:
+        print(f"{day.key}: {', '.join(day.alarms) or 'no alarm'}")
+    return {"windows": windows, "days": days, "retrain": findings.trigger.retrain}

@@ -21,7 +21,7 @@ import polars as pl
 from feature_repo.errors import NotificationFailed
 from feature_repo.lake import Lake, write_atomically
 from flows.channels import CLEARED, OPENED, RUN, Channel, Message
-from flows.policy.incident import Incident, JudgedWindow, find_all_incidents
+from flows.policy.incident import EARLY_SIGNS, Incident, JudgedWindow, find_all_incidents
 from flows.policy.trigger import DAY, WEEK, name_length
 from flows.verdicts import INSTANT, read_requests
 from flows.verdicts import TABLE as VERDICTS
@@ -93,10 +93,11 @@ def _read_week(row: Mapping[str, Any]) -> JudgedWindow:
 
 
 def _read_day(row: Mapping[str, Any]) -> JudgedWindow:
-    """A day counts by its alarms; if its inputs were compared it could tell."""
+    """A day counts by its early signs; if its inputs were compared it could tell."""
     signals = json.loads(row.get("signals") or "[]")
-    alarms = tuple(one["name"] for one in signals if one["state"] == "alarm")
-    why = tuple(f"{one['name']}: {one['reason']}" for one in signals if one["state"] == "alarm")
+    odd = [one for one in signals if one["state"] == "alarm" and one["name"] in EARLY_SIGNS]
+    alarms = tuple(one["name"] for one in odd)
+    why = tuple(f"{one['name']}: {one['reason']}" for one in odd)
     told = any(one["name"] == "inputs" and one["state"] != "unknown" for one in signals)
     reasons = (*why, *json.loads(row["reasons"]))
     return JudgedWindow(row["key"], row["model_version"], row["window_until"], alarms, reasons, told, DAY)

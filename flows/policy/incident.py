@@ -23,6 +23,9 @@ class IncidentPolicy:
     well: int
 
 
+# The alarms of a day that are an incident. The others have alerts of their own, and one that stays on (say an
+# input that is always missing) would keep an incident open in which these went unheard.
+EARLY_SIGNS = ("inputs", "predictions")
 # Weeks decide on a retrain, so their incidents follow its rule. A day only warns: the first one that alarms
 # is told, and as one well day between odd ones is no all-clear, a stretch of odd days is told once.
 POLICIES = {

@@ -18,6 +18,8 @@ from flows.day_watch import list_days
 from flows.judgement import monitor_window
 from flows.label import label_period
 from flows.monitor import EVENT, emit_retrain, list_windows, monitor, monitor_step, run_monitor
+from flows.notify import read_windows
+from flows.policy.incident import POLICIES, find_incidents
 from flows.verdicts import read_history
 from tests.packages import FakeRegistry
 
@@ -334,6 +336,22 @@ def test_the_first_of_a_stretch_of_odd_days_has_a_report_and_every_day_a_page(tm
     again = world.run(0, until=START + timedelta(days=3)).days
     assert [(v.key, bool(v.report)) for v in again] == [(days[0].key, True)]
     assert world.run(0, until=START + timedelta(days=3)).days == ()
+
+
+@pytest.mark.parametrize(("odd", "reported"), [({1, 4}, {1, 4}), ({1, 3, 4}, {1})])
+def test_a_stretch_of_odd_days_ends_with_two_well_ones(tmp_path, odd, reported):
+    """The day on which the next incident opens has a report of its own; one within a stretch has none."""
+    world = World(tmp_path, [GOOD], rows=7 * 300)
+    for row in world.journal.rows:
+        if (datetime.fromisoformat(row["requested_at"]) - START).days in odd:
+            features = json.loads(row["features"])
+            row["features"] = json.dumps({**features, "x": features["x"] + 3})
+    days = world.run(0, until=START + timedelta(days=6)).days
+    assert {n for n, verdict in enumerate(days) if "inputs" in verdict.alarms} == odd
+    assert {n for n, verdict in enumerate(days) if verdict.report} == reported
+    windows = [window for window in read_windows(world.lake) if window.kind == "day"]
+    opened = {incident.opened.key for incident in find_incidents("toy", windows, POLICIES["day"])}
+    assert opened == {days[n].key for n in reported}
 
 
 def test_a_look_from_where_no_data_is_or_from_no_zone_is_refused(make_toy, monkeypatch):
