@@ -1,10 +1,14 @@
 """What a run of the monitor tells the world: links to the newest report, and messages about incidents."""
 
 from collections.abc import Mapping
+from typing import Any
 
+from feature_repo.lake import Lake
+from flows.channels import build_channels
 from flows.drift_reports import find_report
-from flows.notify import Told, build_channels, tell_incidents
+from flows.notify import Told, tell_incidents
 from flows.policy.incident import JudgedWindow
+from flows.policy.trigger import DAY, WEEK, name_length
 from flows.project import Project
 from flows.verdicts import TABLE as VERDICTS
 
@@ -29,17 +33,28 @@ def announce(project: Project) -> Told:
 
 
 def link_reports(project: Project) -> str:
-    """Link the newest report from this run and from its model version; return its address, or nothing."""
-    table = project.lake.read(VERDICTS)
-    table = table.filter(table["report"] != "") if table.width else table
-    if not len(table):
-        return ""
-    key, version = table.sort("window_until", "asof").select("key", "model_version").row(-1)
-    url = find_report(project.settings, project.problem.name, key)
-    _publish_link(f"report-{project.problem.name}", url, f"Drift report of {key}")
-    if version.isdigit() and project.registry.read_version_tag(int(version), REPORT_TAG) != url:
-        project.registry.tag(int(version), REPORT_TAG, url)
-    return url
+    """Link the newest reports from this run, and a week's from its model version; return that address."""
+    linked, name = {}, project.problem.name
+    for kind, row in _find_newest(project.lake).items():
+        linked[kind] = find_report(project.settings, name, row["key"])
+        suffix = "" if kind == WEEK else f"-{kind}"
+        _publish_link(f"report-{name}{suffix}", linked[kind], f"Drift report of {row['key']}")
+        version = row["model_version"]
+        if kind != WEEK or not version.isdigit():
+            continue
+        if project.registry.read_version_tag(int(version), REPORT_TAG) != linked[kind]:
+            project.registry.tag(int(version), REPORT_TAG, linked[kind])
+    return linked.get(WEEK, "")
+
+
+def _find_newest(lake: Lake) -> dict[str, dict[str, Any]]:
+    """Return the newest verdict that has a report, of a week and of a day."""
+    table = lake.read(VERDICTS)
+    drawn = table.filter(table["report"] != "").sort("window_until", "asof") if table.width else table
+    newest = {
+        name_length(row["window_until"] - row["window_since"]): row for row in drawn.iter_rows(named=True)
+    }
+    return {kind: newest[kind] for kind in (WEEK, DAY) if kind in newest}
 
 
 def link_window(project: Project, window: JudgedWindow) -> Mapping[str, str]:

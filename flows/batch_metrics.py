@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.policy.trigger import name_length
+
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
@@ -33,7 +35,8 @@ GAUGES = {
     "arrived": ("perennial_window_labels_ratio", "Share of the window's labels that has arrived."),
     "drifted_importance": ("perennial_drift_importance_ratio", "Share of the importance that drifted."),
     "score_psi": ("perennial_drift_score_psi", "Population stability index of the scores."),
-}  # column of the newest verdict -> gauge
+}  # column of a verdict -> gauge
+Sample = tuple[str, str, dict[str, str], float]  # of a gauge: its name, what it tells, labels, value
 
 log = logging.getLogger("perennial.reports")
 
@@ -95,7 +98,7 @@ class _Collected:
 
 
 def read_verdict_metrics(home: Path) -> list["Metric"]:
-    """Return the newest verdict of the monitor as gauges, and how many retrains were asked for."""
+    """Return the newest verdict of a week and of a day as gauges, and how many retrains were asked for."""
     from prometheus_client.core import GaugeMetricFamily
 
     from feature_repo.lake import Lake
@@ -105,69 +108,55 @@ def read_verdict_metrics(home: Path) -> list["Metric"]:
     requests.add_metric([], len(lake.read(REQUESTS)) if lake.has(REQUESTS) else 0)
     if not lake.has(VERDICTS) or not len(table := lake.read(VERDICTS)):
         return [requests]
-    newest = table.sort("window_until", "asof").row(-1, named=True)
-    return [requests, *describe_verdict(newest)]
+    # A day is judged at once, a week when its labels are there: the newest of all is always a day.
+    newest = {
+        name_length(row["window_until"] - row["window_since"]): row
+        for row in table.sort("window_until", "asof").iter_rows(named=True)
+    }
+    return [requests, *describe_verdicts({kind: row for kind, row in newest.items() if kind})]
 
 
-def describe_verdict(verdict: Mapping[str, Any]) -> Iterator["Metric"]:
-    """Yield one row of the verdicts as gauges; what it could not tell has no sample, rather than a 0."""
+def describe_verdicts(newest: Mapping[str, Mapping[str, Any]]) -> list["Metric"]:
+    """Return rows of the verdicts as gauges, by what their window is called in the label `window`."""
     from prometheus_client.core import GaugeMetricFamily
 
-    info = GaugeMetricFamily(
-        "perennial_verdict_info", "1; whom the newest verdict is about.", labels=["version", "quality_state"]
-    )
-    info.add_metric([str(verdict["model_version"]), str(verdict["quality_state"])], 1)
-    yield info
-    until = GaugeMetricFamily("perennial_verdict_until_timestamp_seconds", "End of the newest window judged.")
-    until.add_metric([], to_timestamp(verdict["window_until"]))
-    yield until
+    gauges: dict[str, GaugeMetricFamily] = {}
+    for kind, verdict in newest.items():
+        for name, told, labels, value in list_samples(verdict):
+            gauge = gauges.setdefault(name, GaugeMetricFamily(name, told, labels=["window", *labels]))
+            gauge.add_metric([kind, *labels.values()], value)
+    return list(gauges.values())
+
+
+def list_samples(verdict: Mapping[str, Any]) -> Iterator[Sample]:
+    """Yield what one verdict tells; what it could not tell has no sample, rather than a 0."""
+    whom = {"version": str(verdict["model_version"]), "quality_state": str(verdict["quality_state"])}
+    yield "perennial_verdict_info", "1; whom the newest verdict is about.", whom, 1
+    name, told = "perennial_verdict_until_timestamp_seconds", "End of the newest window judged."
+    yield name, told, {}, to_timestamp(verdict["window_until"])
     for column, (name, told) in GAUGES.items():
         if verdict.get(column) is not None:
-            gauge = GaugeMetricFamily(name, told)
-            gauge.add_metric([], float(verdict[column]))
-            yield gauge
+            yield name, told, {}, float(verdict[column])
     # Alarms stand beside breaches where the verdict tells signals that ask for no retrain.
     alarms = json.loads(verdict.get("alarms") or "[]")
-    yield _describe_breaches([name.replace(" ", "_") for name in (*json.loads(verdict["breaches"]), *alarms)])
-    yield _describe_columns(json.loads(verdict["columns"]))
-    for kind, prefix in (("realised", ""), ("estimated", "estimated_")):
-        yield from _describe_quality(verdict, kind, prefix)
-
-
-def _describe_breaches(breaches: list[str]) -> "Metric":
-    from prometheus_client.core import GaugeMetricFamily
-
-    gauge = GaugeMetricFamily(
-        "perennial_breach", "1 if the newest window breached the signal, else 0.", labels=["signal"]
-    )
+    breaches = [name.replace(" ", "_") for name in (*json.loads(verdict["breaches"]), *alarms)]
     for signal in dict.fromkeys((*SIGNALS, *breaches)):
-        gauge.add_metric([signal], signal in breaches)
-    return gauge
+        told = "1 if the newest window breached the signal, else 0."
+        yield "perennial_breach", told, {"signal": signal}, signal in breaches
+    for column in json.loads(verdict["columns"]):
+        told = "Population stability index of a model's input."
+        yield "perennial_drift_psi", told, {"column": column["name"]}, float(column["psi"])
+    for kind, prefix in (("realised", ""), ("estimated", "estimated_")):
+        yield from _list_quality(verdict, kind, prefix)
 
 
-def _describe_columns(columns: list[dict[str, Any]]) -> "Metric":
-    from prometheus_client.core import GaugeMetricFamily
-
-    gauge = GaugeMetricFamily(
-        "perennial_drift_psi", "Population stability index of a model's input.", labels=["column"]
-    )
-    for column in columns:
-        gauge.add_metric([column["name"]], float(column["psi"]))
-    return gauge
-
-
-def _describe_quality(verdict: Mapping[str, Any], kind: str, prefix: str) -> Iterator["Metric"]:
-    from prometheus_client.core import GaugeMetricFamily
-
+def _list_quality(verdict: Mapping[str, Any], kind: str, prefix: str) -> Iterator[Sample]:
     for bound in BOUNDS:
         told = f"The {kind} quality of the newest window{bound.replace('_', ', its interval ')}."
-        gauge = GaugeMetricFamily(f"perennial_{kind}_quality{bound}", told, labels=["measure"])
         for measure in MEASURES:
             value = verdict.get(f"{prefix}{measure}{bound}")
             if value is not None:
-                gauge.add_metric([measure], float(value))
-        if gauge.samples:
-            yield gauge
+                yield f"perennial_{kind}_quality{bound}", told, {"measure": measure}, float(value)
 
 
 def read_run_metrics(prefect_url: str) -> list["Metric"]:

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period, Problem
-from feature_repo.errors import NotEnoughData
+from feature_repo.errors import NotEnoughData, SettingsError
 from feature_repo.lake import Lake
+from flows.day_watch import Publish, is_watched, watch_days
 from flows.judgement import monitor_window
 from flows.label import TABLE as LABELS
 from flows.label import Predictions
 from flows.policy.trigger import Trigger, TriggerPolicy, decide
+from flows.project import Project
 from flows.served import Champion, read_champion
 from flows.verdicts import (
     WindowVerdict,
@@ -30,10 +32,8 @@ from flows.verdicts import (
 
 EVENT = "perennial.verdict.retrain"
 POLICY = TriggerPolicy()
-DAY = timedelta(days=1)
 NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
 Emit = Callable[[str, Mapping[str, Any]], None]
-Publish = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,9 @@ def run_monitor(
     """
     champion, known = read_champion(package, version), read_known(lake)
     mature = [w for w in list_windows(problem, until, policy) if w.until > champion.trained_until]
-    due = [w for w in mature if name_window(w, version) in known or _is_watched(journal, w, version)]
+    due = [w for w in mature if name_window(w, version) in known or is_watched(journal, w, version)]
     fresh = [w for w in due if name_window(w, version) not in known] or (due[-1:] if again else [])
-    today = watch_day(lake, journal, problem, package, reports, version=version, until=until)
-    findings = Findings(days=(today,) if today else ())
+    findings, show = Findings(), publish or publish_verdict
     for window in fresh or due[-1:]:
         judged = (
             monitor_window(
@@ -130,38 +129,11 @@ def run_monitor(
             lake, problem, window, champion, now=until, emit=emit or emit_retrain, policy=policy
         )
         if judged:
-            (publish or publish_verdict)(problem.name, describe(judged, trigger, str(reports)))
+            show(problem.name, describe(judged, trigger, str(reports)))
         verdicts = (*findings.verdicts, judged) if judged else findings.verdicts
         findings = replace(findings, verdicts=verdicts, trigger=trigger, asked=findings.asked or asked)
-    return findings
-
-
-def watch_day(
-    lake: Lake,
-    journal: Predictions,
-    problem: Problem,
-    package: Path,
-    reports: Path,
-    *,
-    version: str,
-    until: datetime,
-) -> WindowVerdict | None:
-    """Judge the last whole day before `until` without its labels, once; None if there is none to judge.
-
-    Days start where the problem's do. An alarm needs no label; a retrain does, or weeks of drift.
-    """
-    count = (until - problem.start) // DAY
-    window = Period(problem.start + (count - 1) * DAY, problem.start + count * DAY)
-    champion = read_champion(package, version)
-    told = name_window(window, version) in read_known(lake)
-    if count < 1 or told or window.until <= champion.trained_until:
-        return None
-    if not _is_watched(journal, window, version):
-        return None
-    return monitor_window(
-        lake, journal, problem, package, window, reports=reports, version=version, asof=window.until,
-        draw=False,
-    )  # fmt: skip
+    days = watch_days(lake, journal, problem, package, reports, version=version, until=until, publish=show)
+    return replace(findings, days=days)
 
 
 def emit_retrain(name: str, payload: Mapping[str, Any]) -> None:
@@ -188,20 +160,10 @@ def emit_retrain(name: str, payload: Mapping[str, Any]) -> None:
 
 
 def publish_verdict(name: str, markdown: str) -> None:
-    """Show the verdict as an artifact of the run."""
-    from prefect.artifacts import create_markdown_artifact
+    """Show the verdict as an artifact of the run, if there is one."""
+    from flows.summary import publish
 
-    create_markdown_artifact(key=f"verdict-{name}", markdown=markdown, description=f"Monitor of {name}")
-
-
-def _is_watched(journal: Predictions, window: Period, version: str) -> bool:
-    # A window is a version's if it served in it, or if no champion did though things were asked: that
-    # is a failure to tell. What another champion served says nothing about this one.
-    answers = journal.read_predictions(window)
-    if not len(answers):
-        return False
-    champions = set(answers.filter(served_by="champion")["model_version"])
-    return version in champions or not champions
+    publish(f"verdict-{name}", markdown, f"Monitor of {name}")
 
 
 @task(name="monitor", cache_policy=NO_CACHE)
@@ -213,15 +175,40 @@ def monitor_step(
     return run_monitor(lake, journal, problem, package, reports, version=version, until=until)
 
 
+def _choose_until(project: Project, until: datetime | None) -> datetime | None:
+    """Return the instant to look from: the newest label's, or the one given, if the data has come so far."""
+    from flows.ingest import landed_until
+
+    newest = project.lake.latest(LABELS, by="known_at")
+    if until is None:
+        return newest
+    if until.tzinfo is None:
+        raise SettingsError(
+            "until of the monitor",
+            got=f"{until} without a zone",
+            expected="an instant with its zone, as 2013-07-01T04:00:00Z",
+            next_step="Add Z for UTC.",
+        )
+    reached = max(filter(None, (newest, landed_until(project))))
+    if until > reached:
+        raise NotEnoughData(
+            f"monitor of {project.problem.name}",
+            got=f"until {until}",
+            expected=f"{reached} at the latest: so far the data has come",
+            next_step="Leave `until` out, or run daily-loop up to there first.",
+        )
+    return until
+
+
 @flow(name="monitor", log_prints=True)
 def monitor(until: datetime | None = None) -> dict[str, Any]:
-    """Judge the champion on its latest complete window; `until` is the logical time to look from."""
+    """Judge the champion on its latest complete week and days; `until` is the logical time to look from."""
 
     from flows.announce import announce
     from flows.project import open_project
 
     project = open_project()
-    now = until or project.lake.latest(LABELS, by="known_at")
+    now = _choose_until(project, until)
     version = project.registry.aliases().get("champion")
     if now is None or version is None:
         raise NotEnoughData(
@@ -241,5 +228,8 @@ def monitor(until: datetime | None = None) -> dict[str, Any]:
         again=True,
     )
     announce(project)
-    print("; ".join((*[verdict.key for verdict in findings.verdicts], *findings.trigger.reasons)))
-    return {"windows": [verdict.key for verdict in findings.verdicts], "retrain": findings.trigger.retrain}
+    windows, days = ([verdict.key for verdict in found] for found in (findings.verdicts, findings.days))
+    print("; ".join((*windows, *findings.trigger.reasons)))
+    for day in findings.days:
+        print(f"{day.key}: {', '.join(day.alarms) or 'no alarm'}")
+    return {"windows": windows, "days": days, "retrain": findings.trigger.retrain}

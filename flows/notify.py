@@ -2,7 +2,8 @@
 
 What to say follows from the verdicts in the lake, and what was said is kept beside them, so that a killed
 run is made good by the next one. A message is recorded after it was taken: killed in between, it is sent
-once more under the same incident id. At least once, then, and told apart by the id.
+once more under the same incident id. At least once, then, and told apart by the id. Each channel has an
+order of its own: one that fails keeps no other one waiting.
 """
 
 import fcntl
@@ -10,8 +11,8 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,81 +20,87 @@ import polars as pl
 
 from feature_repo.errors import NotificationFailed
 from feature_repo.lake import Lake, write_atomically
-from feature_repo.settings import Settings
-from flows.policy.incident import Incident, JudgedWindow, find_incidents
+from flows.channels import CLEARED, OPENED, RUN, Channel, Message
+from flows.policy.incident import EARLY_SIGNS, Incident, JudgedWindow, find_all_incidents
+from flows.policy.trigger import DAY, WEEK, name_length
 from flows.verdicts import INSTANT, read_requests
 from flows.verdicts import TABLE as VERDICTS
 
 TABLE = "messages"
 METRICS = Path("metrics") / "incidents.prom"
-RUN = "run"  # the channel that is always there: log and artifact of the run
-OPENED, CLEARED = "opened", "cleared"
-LASTS = timedelta(days=400)  # an incident stands in the Alertmanager until it is cleared
+DONE = "done"  # no channel: all that there were took the message
+SEVERITIES = {WEEK: "ticket", DAY: "info"}  # as the alerts of the rules have it
 REASONS = 12  # in a message; all of them are in the verdict
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is said about an incident: that it opened or was cleared, in words, with links by name."""
-
-    incident: str
-    kind: str
-    problem: str
-    subject: str
-    body: str
-    since: datetime
-    links: Mapping[str, str]
-
-
-Send = Callable[[Message], None]
+Said = dict[tuple[str, str, str], datetime]  # incident, kind, channel: when
 Link = Callable[[JudgedWindow], Mapping[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one look at the verdicts led to: messages now done, and why others are not."""
+    """What one look at the verdicts led to: messages now done, and why channels lack others."""
 
     sent: tuple[Message, ...] = ()
     failed: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
 
-def tell_incidents(lake: Lake, problem: str, channels: Mapping[str, Send], link: Link, folder: Path) -> Told:
-    """Send what the verdicts in the lake give cause for and was not yet sent over each channel.
+def tell_incidents(
+    lake: Lake, problem: str, channels: Mapping[str, Channel], link: Link, folder: Path
+) -> Told:
+    """Send what the verdicts give cause for and was not sent over each channel yet, the run first.
 
-    A message is done once every channel took it. Until then later ones wait, so that no all-clear comes
-    before what it clears; the next call goes on with the channels that lack it.
+    A message is done once every channel took it. A channel that refuses one gets no later one, so that no
+    all-clear comes before what it clears; the next call goes on where it stopped. The others go on now.
     """
     with _alone(folder):
-        windows = read_windows(lake)
-        incidents = find_incidents(problem, windows)
-        said = _read_said(lake)
-        sent, failed = [], []
-        for message in list_messages(lake, problem, incidents, windows, said, link):
+        windows, said = read_windows(lake), _read_said(lake)
+        incidents = find_all_incidents(problem, windows)
+        messages = list_messages(lake, problem, incidents, windows, said, link)
+        standing = [_open(lake, problem, i, link) for i in incidents if i.cleared is None]
+        failed: dict[str, str] = {}
+        for name in sorted(channels, key=lambda name: name != RUN):
             try:
-                _send(lake, message, channels, said)
+                _send(lake, name, channels[name], messages, standing, said)
             except NotificationFailed as error:
-                failed.append(str(error))
+                failed[name] = str(error)
                 logger.error("%s", error)
-                break
-            sent.append(message)
-        open_now = tuple(incident.id for incident in incidents if incident.cleared is None)
-        _write_metrics(folder / METRICS, problem, len(open_now), len(failed))
-    return Told(tuple(sent), tuple(failed), open_now)
+        sent = _finish(lake, messages, channels, said)
+        _write_metrics(folder / METRICS, problem, incidents, windows, {n: n in failed for n in channels})
+    return Told(sent, tuple(failed.values()), tuple(message.incident for message in standing))
 
 
 def read_windows(lake: Lake) -> list[JudgedWindow]:
-    """Return every verdict in the lake as far as incidents ask of it."""
+    """Return every verdict on a week or a day in the lake, as far as incidents ask of it."""
     table = lake.read(VERDICTS)
     if not table.width:
         return []
-    names = ("key", "model_version", "window_until", "breaches", "reasons", "quality_state")
-    return [
-        JudgedWindow(key, version, until, tuple(json.loads(b)), tuple(json.loads(r)), state != "unknown")
-        for key, version, until, b, r, state in table.select(names).iter_rows()
-    ]
+    return [_read_week(row) if kind == WEEK else _read_day(row) for kind, row in _name_kinds(table) if kind]
+
+
+def _name_kinds(table: pl.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
+    for row in table.iter_rows(named=True):
+        yield name_length(row["window_until"] - row["window_since"]), row
+
+
+def _read_week(row: Mapping[str, Any]) -> JudgedWindow:
+    """A week counts by what asks for a retrain; with its labels it could tell."""
+    breaches, reasons = tuple(json.loads(row["breaches"])), tuple(json.loads(row["reasons"]))
+    told = row["quality_state"] != "unknown"
+    return JudgedWindow(row["key"], row["model_version"], row["window_until"], breaches, reasons, told)
+
+
+def _read_day(row: Mapping[str, Any]) -> JudgedWindow:
+    """A day counts by its early signs; if its inputs were compared it could tell."""
+    signals = json.loads(row.get("signals") or "[]")
+    odd = [one for one in signals if one["state"] == "alarm" and one["name"] in EARLY_SIGNS]
+    alarms = tuple(one["name"] for one in odd)
+    why = tuple(f"{one['name']}: {one['reason']}" for one in odd)
+    told = any(one["name"] == "inputs" and one["state"] != "unknown" for one in signals)
+    reasons = (*why, *json.loads(row["reasons"]))
+    return JudgedWindow(row["key"], row["model_version"], row["window_until"], alarms, reasons, told, DAY)
 
 
 def list_messages(
@@ -101,95 +108,79 @@ def list_messages(
     problem: str,
     incidents: Sequence[Incident],
     windows: Sequence[JudgedWindow],
-    said: set[tuple[str, str, str]],
+    said: Said,
     link: Link,
 ) -> list[Message]:
     """Return the messages that are not done, in the order in which to send them."""
     known = {incident.id for incident in incidents}
+    kinds = {f"{problem}/{window.key}": window.kind for window in windows}
     messages = []
     for gone in sorted({i for i, kind, _ in said if kind == OPENED and i not in known}):
-        if (gone, CLEARED, RUN) not in said and gone.startswith(f"{problem}/"):
-            latest = max(windows, key=lambda w: w.until)
+        if windows and (gone, CLEARED, DONE) not in said and gone.startswith(f"{problem}/"):
+            latest = replace(max(windows, key=lambda w: w.until), kind=kinds.get(gone, WEEK))
             messages.append(_withdraw(problem, gone, latest, link))
     for incident in incidents:
-        if (incident.id, OPENED, RUN) not in said:
+        if (incident.id, OPENED, DONE) not in said:
             messages.append(_open(lake, problem, incident, link))
-        if incident.cleared is not None and (incident.id, CLEARED, RUN) not in said:
+        if incident.cleared is not None and (incident.id, CLEARED, DONE) not in said:
             messages.append(_clear(problem, incident, incident.cleared, link))
     return messages
 
 
-def build_channels(settings: Settings) -> dict[str, Send]:
-    """Return the ways out that the settings name, and the run itself, by name."""
-    channels: dict[str, Send] = {}
-    if settings.notify_block:
-        channels[settings.notify_block] = lambda message: send_by_block(settings.notify_block, message)
-    if settings.notify_alertmanager:
-        channels["alertmanager"] = lambda message: send_to_alertmanager(settings.alertmanager_url, message)
-    return {**channels, RUN: send_to_run}
-
-
-def send_by_block(block: str, message: Message) -> None:
-    """Hand a message to a Prefect notification block. Raises NotificationFailed if it is not taken."""
-    from prefect.blocks.core import Block
-
-    try:
-        notifier: Any = Block.load(block)
-        with notifier.raise_on_failure():  # Apprise's would only log it
-            notifier.notify(message.body, subject=message.subject)
-    except Exception as error:  # every kind of block has its own
-        raise _failed(message, f"block {block}", error, "Look at the block in the Prefect UI.") from error
-
-
-def send_to_alertmanager(url: str, message: Message) -> None:
-    """Raise or resolve the incident's alert. Raises NotificationFailed if it is not taken."""
-    import httpx
-
-    now = datetime.now(UTC)
-    alert = {
-        "labels": {
-            "alertname": "PerennialIncident",
-            "problem": message.problem,
-            "incident": message.incident,  # what Alertmanager groups by: one incident, one message
-            "severity": "ticket",  # as the rules' own alerts of the model have it
-        },
-        "annotations": {"summary": message.subject, "description": message.body},
-        "generatorURL": message.links.get("Prefect run", ""),
-        "startsAt": (now - timedelta(seconds=1)).isoformat(),
-        "endsAt": (now + LASTS if message.kind == OPENED else now).isoformat(),
-    }
-    try:
-        httpx.post(f"{url}/api/v2/alerts", json=[alert], timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
-        raise _failed(message, f"Alertmanager at {url}", error, "Look whether it runs.") from error
-
-
-def send_to_run(message: Message) -> None:
-    """Show a message beside the run, and in its log."""
-    from flows.summary import publish
-
-    logger.warning("%s (%s)", message.subject, message.incident)
-    publish("incident", f"# {message.subject}\n\n{message.body}", f"Incident {message.incident}")
-
-
 def _send(
-    lake: Lake, message: Message, channels: Mapping[str, Send], said: set[tuple[str, str, str]]
+    lake: Lake,
+    name: str,
+    channel: Channel,
+    messages: Sequence[Message],
+    standing: Sequence[Message],
+    said: Said,
 ) -> None:
-    # The run comes last: its row says that the message is done.
-    for channel in sorted(channels, key=lambda name: name == RUN):
-        mark = (message.incident, message.kind, channel)
-        if mark not in said:
-            channels[channel](message)
-            _record(lake, *mark)
-            said.add(mark)
+    """Send one channel what it lacks, in order; and what is open again, if it forgets."""
+    fresh = set()
+    for message in messages:
+        mark, opened = (message.incident, message.kind, name), said.get((message.incident, OPENED, name))
+        # The end of what it was never told of is nothing to a channel.
+        if mark not in said and (message.kind == OPENED or opened):
+            channel.send(replace(message, opened=opened))
+            said[mark] = _record(lake, *mark)
+            fresh.add(message.incident)
+    for message in standing if channel.forgets else ():
+        mark = (message.incident, OPENED, name)
+        if mark in said and message.incident not in fresh:
+            channel.send(message)
+            said[mark] = _record(lake, *mark)
+
+
+def _finish(
+    lake: Lake, messages: Sequence[Message], channels: Mapping[str, Channel], said: Said
+) -> tuple[Message, ...]:
+    """Mark the messages that every channel took, and return them; the end waits for the beginning."""
+    done, waiting = [], set()
+    for message in messages:
+        lacking = [
+            name
+            for name in channels
+            if (message.incident, message.kind, name) not in said
+            and (message.kind == OPENED or (message.incident, OPENED, name) in said)
+        ]
+        if lacking or message.incident in waiting:
+            waiting.add(message.incident)
+            continue
+        mark = (message.incident, message.kind, DONE)
+        said[mark] = _record(lake, *mark)
+        done.append(message)
+    return tuple(done)
 
 
 def _open(lake: Lake, problem: str, incident: Incident, link: Link) -> Message:
     window, signals = incident.opened, ", ".join(incident.signals)
     asked = window.key in read_requests(lake, window.version)
     verdict = "a retrain was asked for" if asked else "no retrain was asked for"
+    if window.kind == DAY:
+        verdict = "an early sign of one day, on which no retrain is decided"
     subject = f"{problem}: {signals} of model v{window.version}; {verdict}"
-    return _write(problem, incident.id, OPENED, subject, incident.reasons, window, link)
+    message = _write(problem, incident.id, OPENED, subject, incident.reasons, window, link)
+    return replace(message, over=incident.cleared is not None)
 
 
 def _clear(problem: str, incident: Incident, window: JudgedWindow, link: Link) -> Message:
@@ -219,36 +210,54 @@ def _write(
     if len(reasons) > REASONS:
         lines.append(f"- and {len(reasons) - REASONS} more, in the verdict")
     lines += [f"{name}: {url}" for name, url in links.items() if url]
-    body = "\n".join((*lines, f"Incident: {incident}"))
-    return Message(incident, kind, problem, subject, body, window.until, links)
+    body, severity = "\n".join((*lines, f"Incident: {incident}")), SEVERITIES[window.kind]
+    return Message(incident, kind, problem, subject, body, window.until, links, severity)
 
 
-def _read_said(lake: Lake) -> set[tuple[str, str, str]]:
+def _read_said(lake: Lake) -> Said:
     table = lake.read(TABLE)
-    return set(table.select("incident", "kind", "channel").iter_rows()) if table.width else set()
+    if not table.width:
+        return {}
+    names = ("incident", "kind", "channel", "sent_at")
+    return {(incident, kind, channel): at for incident, kind, channel, at in table.select(names).iter_rows()}
 
 
-def _record(lake: Lake, incident: str, kind: str, channel: str) -> None:
+def _record(lake: Lake, incident: str, kind: str, channel: str) -> datetime:
+    now = datetime.now(UTC)
     row = {
         "id": f"{incident}/{kind}/{channel}",
         "incident": incident,
         "kind": kind,
         "channel": channel,
-        "sent_at": datetime.now(UTC),
+        "sent_at": now,
     }
     frame = pl.DataFrame([row], schema_overrides={"sent_at": INSTANT})
     lake.replace_where(TABLE, frame, "id", str(row["id"]))
+    return now
 
 
-def _write_metrics(path: Path, problem: str, opened: int, failed: int) -> None:
+def _write_metrics(
+    path: Path,
+    problem: str,
+    incidents: Sequence[Incident],
+    windows: Sequence[JudgedWindow],
+    failing: Mapping[str, bool],
+) -> None:
+    """Tell what is open by kind of window and signal, and which channels fail; 0 where it was once 1."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     into = CollectorRegistry()
-    for name, told, value in (
-        ("perennial_incidents_open", "1 while an incident is open.", opened),
-        ("perennial_notifications_failing", "1 while a message waits for a channel that fails.", failed),
-    ):
-        Gauge(name, told, ("problem",), registry=into).labels(problem).set(value)
+    told = "1 while an incident of such windows with this signal is open."
+    opened = Gauge("perennial_incident_open", told, ("problem", "window", "signal"), registry=into)
+    for kind, signal in {(w.kind, signal) for w in windows for signal in w.breaches}:
+        opened.labels(problem, kind, signal).set(0)
+    for incident in incidents:
+        for signal in incident.signals if incident.cleared is None else ():
+            opened.labels(problem, incident.opened.kind, signal).set(1)
+    told = "1 while a message about an incident waits for this channel, which fails."
+    waits = Gauge("perennial_notifications_failing", told, ("problem", "channel"), registry=into)
+    for channel, fails in failing.items():
+        waits.labels(problem, channel).set(fails)
     write_atomically(path, generate_latest(into).decode())
 
 
@@ -259,12 +268,3 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / "notify.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # falls with the process
         yield
-
-
-def _failed(message: Message, subject: str, error: Exception, look: str) -> NotificationFailed:
-    return NotificationFailed(
-        f"message about {message.incident} through {subject}",
-        got=f"{type(error).__name__}: {str(error)[:300]}",
-        expected="that it is taken",
-        next_step=f"{look} The next run of the monitor sends it again.",
-    )

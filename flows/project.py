@@ -77,10 +77,7 @@ class Project:
 
     def day(self, day: date) -> Period:
         """Return a local day of the problem's time zone as a period: 23, 24 or 25 hours."""
-        zone = ZoneInfo(self.problem.time_zone)
-        since = datetime(day.year, day.month, day.day, tzinfo=zone)
-        until = datetime(*(day + timedelta(days=1)).timetuple()[:3], tzinfo=zone)
-        return Period(to_utc(since), to_utc(until))
+        return cut_day(self.problem.time_zone, day)
 
     def local_day(self, instant: datetime) -> date:
         """Return the local date of an instant."""
@@ -104,6 +101,14 @@ def open_project(settings: Settings | None = None) -> Project:
         build_estimator=build_estimator,
         lake=Lake(settings.home / "lake"),
     )
+
+
+def cut_day(time_zone: str, day: date) -> Period:
+    """Return a local day as a period: 23, 24 or 25 hours."""
+    zone = ZoneInfo(time_zone)
+    since = datetime(day.year, day.month, day.day, tzinfo=zone)
+    until = datetime(*(day + timedelta(days=1)).timetuple()[:3], tzinfo=zone)
+    return Period(to_utc(since), to_utc(until))
 
 
 def to_utc(instant: datetime) -> datetime:

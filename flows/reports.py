@@ -48,7 +48,7 @@ def build_app(home: Path, prefect_url: str = "") -> "Starlette":
     async def take_alerts(request: "Request") -> "Response":
         try:
             await asyncio.to_thread(keep_message, home, await request.json())
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             told = f"body: got {error!r}, expected a message of Alertmanager."
             return PlainTextResponse(told, 422)
         return PlainTextResponse("kept", 201)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 SIGNALS = ("quality", "underrating", "overrating", "drift")
+WEEK, DAY = "week", "day"  # what windows are called by their length: the policy's own, and a local day
+LONGEST_DAY = timedelta(hours=25)  # the one on which clocks are put back
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,13 @@ class Trigger:
     retrain: bool
     causes: tuple[str, ...]
     reasons: tuple[str, ...]
+
+
+def name_length(length: timedelta, policy: TriggerPolicy = TriggerPolicy()) -> str:
+    """Return what a window of the length is: one that decides, a day, which warns, or neither: nothing."""
+    if length == policy.window:
+        return WEEK
+    return DAY if length <= LONGEST_DAY else ""
 
 
 def decide(

@@ -39,9 +39,10 @@ def one(title: str, unit: str, query: str, legend: str = "", **more: Any) -> Pan
 QUANTILES = tuple((f"p{q}", f"perennial:predict_seconds:p{q}_rate5m") for q in (50, 95, 99))
 ERRORS = 'perennial_requests_total{route="/predict", status!="200"}'
 REALISED, ESTIMATED = (
-    'perennial_realised_quality{measure="auc"}',
-    'perennial_estimated_quality{measure="auc"}',
+    'perennial_realised_quality{measure="auc", window="week"}',
+    'perennial_estimated_quality{measure="auc", window="week"}',
 )
+ESTIMATED_DAY = 'perennial_estimated_quality{measure="auc", window="day"}'
 VERSION = "sum by (role, version) (perennial_serving_workers) > 0"
 UNTIL = "perennial_data_until_timestamp_seconds"
 
@@ -81,22 +82,27 @@ DASHBOARDS: dict[str, tuple[Panel, ...]] = {
             "Realised quality (AUC) with its interval",
             "short",
             tuple(
-                (name, f'perennial_realised_quality{end}{{measure="auc"}}')
+                (name, f'perennial_realised_quality{end}{{measure="auc", window="week"}}')
                 for name, end in (("AUC", ""), ("low", "_low"), ("high", "_high"))
             ),
         ),
         Panel(
             "Estimated and realised quality (AUC)",
             "short",
-            (("estimated", ESTIMATED), ("realised", REALISED)),
+            (("estimated", ESTIMATED), ("realised", REALISED), ("estimated, newest day", ESTIMATED_DAY)),
         ),
-        one("Observed over expected", "short", 'perennial_realised_quality{measure="calibration"}'),
-        one("Labels that arrived", "percentunit", "perennial_window_labels_ratio"),
-        one("Breaches of the newest window", "short", "perennial:breach:last", "{{signal}}"),
-        one("Drift of inputs (PSI)", "short", "topk(10, perennial_drift_psi)", "{{column}}"),
-        one("Drift of scores (PSI)", "short", "perennial_drift_score_psi"),
+        one(
+            "Observed over expected",
+            "short",
+            'perennial_realised_quality{measure="calibration", window="week"}',
+        ),
+        one("Labels that arrived", "percentunit", 'perennial_window_labels_ratio{window="week"}'),
+        one("Breaches and alarms", "short", "perennial:breach:last", "{{signal}}, newest {{window}}"),
+        one("Inputs of a week (PSI)", "short", 'topk(10, perennial_drift_psi{window="week"})', "{{column}}"),
+        one("Inputs of a day (PSI)", "short", 'topk(10, perennial_drift_psi{window="day"})', "{{column}}"),
+        one("Scores (PSI)", "short", "perennial_drift_score_psi", "newest {{window}}"),
         one("Retrains asked for", "short", "perennial_retrain_requests", kind="stat"),
-        one("Coverage of the newest window", "percentunit", "perennial_window_coverage_ratio"),
+        one("Coverage", "percentunit", "perennial_window_coverage_ratio", "newest {{window}}"),
         one("Skewed values", "percentunit", "topk(10, perennial:skew_rate:last)", "{{feature}}"),
         one("Challenger's scores", "reqps", "sum(rate(perennial_shadow_scores_total[5m]))"),
     ),

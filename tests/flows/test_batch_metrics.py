@@ -1,5 +1,6 @@
 """What the loop found reaches Prometheus: the newest verdict, runs of flows, and what could not be read."""
 
+import asyncio
 import http.server
 import json
 import threading
@@ -8,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import polars as pl
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -35,6 +37,7 @@ def record(home: Path, week: int, breaches: list[str], **more: Any) -> None:
     until = START + timedelta(days=7 * week)
     row = {
         "key": f"w{week}",
+        "window_since": until - timedelta(days=7),
         "window_until": until,
         "asof": until + timedelta(days=2),
         "model_version": "3",
@@ -56,6 +59,18 @@ def record(home: Path, week: int, breaches: list[str], **more: Any) -> None:
     Lake(home / "lake").replace_where(
         "verdicts", pl.DataFrame([row], schema_overrides=schema), "key", str(row["key"])
     )
+
+
+def record_day(home: Path, day: int, breaches: list[str], **more: Any) -> None:
+    """Keep the verdict on a day as the monitor does."""
+    until = START + timedelta(days=day)
+    window = {
+        "key": f"d{day}",
+        "window_since": until - timedelta(days=1),
+        "window_until": until,
+        "asof": until,
+    }
+    record(home, 0, breaches, **window, **more)
 
 
 class _Prefect(http.server.BaseHTTPRequestHandler):
@@ -94,13 +109,28 @@ def test_the_newest_verdict_is_told(tmp_path: Path) -> None:
     record(tmp_path, 1, ["quality"])
     record(tmp_path, 2, ["drift"])
     told = read(tmp_path)
-    assert told["perennial_breach", ("drift",)] == 1
-    assert told["perennial_breach", ("quality",)] == 0
-    assert told["perennial_realised_quality", ("auc",)] == 0.71
-    assert told["perennial_realised_quality_low", ("auc",)] == 0.68
-    assert told["perennial_drift_importance_ratio", ()] == 0.62
-    assert told["perennial_drift_psi", ("x",)] == 0.4
-    assert told["perennial_verdict_until_timestamp_seconds", ()] == (START + timedelta(days=14)).timestamp()
+    assert told["perennial_breach", ("drift", "week")] == 1
+    assert told["perennial_breach", ("quality", "week")] == 0
+    assert told["perennial_realised_quality", ("auc", "week")] == 0.71
+    assert told["perennial_realised_quality_low", ("auc", "week")] == 0.68
+    assert told["perennial_drift_importance_ratio", ("week",)] == 0.62
+    assert told["perennial_drift_psi", ("x", "week")] == 0.4
+    until = (START + timedelta(days=14)).timestamp()
+    assert told["perennial_verdict_until_timestamp_seconds", ("week",)] == until
+
+
+def test_days_hide_no_week_and_a_week_no_day(tmp_path: Path) -> None:
+    """A day ended after the week and was judged before it: the week's breach is told all the same."""
+    record(tmp_path, 2, ["quality"])
+    record_day(tmp_path, 15, ["drift"], alarms='["inputs"]', quality_state="unknown", auc=None)
+    told = read(tmp_path)
+    assert told["perennial_breach", ("quality", "week")] == 1
+    assert told["perennial_realised_quality", ("auc", "week")] == 0.71
+    assert told["perennial_breach", ("drift", "week")] == 0
+    assert told["perennial_breach", ("inputs", "day")] == 1
+    assert ("perennial_realised_quality", ("auc", "day")) not in told
+    ends = [told["perennial_verdict_until_timestamp_seconds", (kind,)] for kind in ["day", "week"]]
+    assert ends == [(START + timedelta(days=n)).timestamp() for n in (15, 14)]
 
 
 def test_what_a_verdict_cannot_tell_has_no_sample(tmp_path: Path) -> None:
@@ -115,9 +145,9 @@ def test_an_estimate_is_told_where_verdicts_have_one(tmp_path: Path) -> None:
     """Its columns are those of the realised quality, with a prefix; a signal of its own is told too."""
     record(tmp_path, 1, [], alarms='["estimated quality"]', estimated_auc=0.7, estimated_auc_low=0.66)
     told = read(tmp_path)
-    assert told["perennial_estimated_quality", ("auc",)] == 0.7
-    assert told["perennial_estimated_quality_low", ("auc",)] == 0.66
-    assert told["perennial_breach", ("estimated_quality",)] == 1
+    assert told["perennial_estimated_quality", ("auc", "week")] == 0.7
+    assert told["perennial_estimated_quality_low", ("auc", "week")] == 0.66
+    assert told["perennial_breach", ("estimated_quality", "week")] == 1
 
 
 def test_a_home_without_verdicts_is_no_trouble(tmp_path: Path) -> None:
@@ -174,3 +204,30 @@ def test_what_is_no_message_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         keep_message(tmp_path, {"status": "firing"})
     assert read_messages(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"status": "firing", "groupLabels": None, "alerts": []},
+        {"status": "firing", "groupLabels": {}, "alerts": None},
+        {
+            "status": "firing",
+            "groupLabels": {},
+            "alerts": [{"labels": {"alertname": "A"}}],
+        },
+        {"status": "firing", "groupLabels": {}, "alerts": [None]},
+        [],
+        None,
+    ],
+)
+def test_the_reports_server_refuses_what_is_no_message(tmp_path: Path, body: Any) -> None:
+    """It says so with a 422, and keeps nothing."""
+    from flows.reports import build_app
+
+    async def post() -> int:
+        transport = httpx.ASGITransport(app=build_app(tmp_path))
+        async with httpx.AsyncClient(transport=transport, base_url="http://reports") as client:
+            return (await client.post("/alerts", json=body)).status_code
+
+    assert (asyncio.run(post()), read_messages(tmp_path)) == (422, [])

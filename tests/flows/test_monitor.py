@@ -4,18 +4,24 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
 import pytest
 
 from feature_repo.contract import Period, RawTable
+from feature_repo.errors import NotEnoughData, SettingsError
 from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
+from flows.day_watch import list_days
 from flows.judgement import monitor_window
 from flows.label import label_period
-from flows.monitor import EVENT, emit_retrain, list_windows, monitor_step, run_monitor
+from flows.monitor import EVENT, emit_retrain, list_windows, monitor, monitor_step, run_monitor
+from flows.notify import read_windows
+from flows.policy.incident import POLICIES, find_incidents
 from flows.verdicts import read_history
+from tests.packages import FakeRegistry
 
 START = datetime(2013, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -29,6 +35,7 @@ TOY = replace(
     PROBLEM,
     name="toy",
     start=START,
+    time_zone="UTC",
     raw=(RawTable("landings", LANDED, key=("flight_id",)),),
     build_outcomes=lambda raw: raw["landings"],
     calendar=frozenset({"hour"}),
@@ -133,9 +140,13 @@ GOOD, WORTHLESS, SHIFTED = (1.0, 0.0), (0.0, 0.0), (1.0, 2.0)
 
 @pytest.fixture(autouse=True)
 def _quick_report(request, monkeypatch):
-    """Evidently draws in the tests that look at its report; the others do without."""
+    """Evidently draws in the tests that look at its report; of the others the report is its name."""
+
+    def name_report(verdict, *_, **__):
+        return replace(verdict, report=f"{verdict.key}.html")
+
     if "real_report" not in request.fixturenames:
-        monkeypatch.setattr("flows.judgement.report_window", lambda verdict, *_, **__: verdict)
+        monkeypatch.setattr("flows.judgement.report_window", name_report)
 
 
 @pytest.fixture
@@ -267,7 +278,7 @@ def test_a_day_is_judged_without_labels_once_and_never_retrains(tmp_path):
     world = World(tmp_path, [GOOD], rows=7 * 300, shift_last_day=3.0)
     until = START + WEEK
     found = world.run(0, until=until)
-    (day,) = found.days
+    day = found.days[-1]
     assert (day.window.until, day.quality.state) == (until, "unknown")
     assert {"inputs", "predictions"} <= set(day.alarms)
     assert (found.trigger.retrain, world.events) == (False, [])
@@ -278,10 +289,82 @@ def test_a_day_is_judged_without_labels_once_and_never_retrains(tmp_path):
 def test_a_quiet_day_raises_nothing(tmp_path):
     """A day like the reference alarms on nothing that is compared with it, and says what was looked at."""
     world = World(tmp_path, [GOOD], rows=7 * 300)
-    (day,) = world.run(0, until=START + WEEK).days
+    day = world.run(0, until=START + WEEK).days[-1]
     states = {signal.name: signal.state for signal in day.signals}
     assert [states[n] for n in ("inputs", "predictions", "estimated quality", "coverage")] == ["ok"] * 4
     assert day.estimate.auc.low <= day.estimate.auc.value <= day.estimate.auc.high
+
+
+def test_every_day_is_judged_once_also_after_an_outage(tmp_path):
+    """Daily runs judge each day as it ends; after days without a run those of the last week are made good."""
+    world = World(tmp_path, [GOOD] * 2)
+    day = timedelta(days=1)
+    assert [v.window.until for v in world.run(0, until=START + day).days] == [START + day]
+    assert world.run(0, until=START + day + timedelta(hours=5)).days == ()
+    late = world.run(0, until=START + 6 * day)
+    assert [v.window.until for v in late.days] == [START + n * day for n in range(2, 7)]
+    later = world.run(0, until=START + 14 * day)
+    assert [v.window.until for v in later.days] == [START + n * day for n in range(8, 15)]
+
+
+def test_days_are_the_problems_local_ones_through_both_changes_of_the_clock():
+    """Every instant of the year is in one day, and each day is due as soon as it is over."""
+    local = replace(TOY, time_zone="America/New_York", start=PROBLEM.start)
+    ends = [datetime(2013, 1, 2, 5, tzinfo=UTC)]
+    while ends[-1] < datetime(2013, 12, 30, tzinfo=UTC):
+        (day,) = list_days(local, ends[-1] + timedelta(hours=25), 1)
+        assert day.since == ends[-1]
+        assert list_days(local, day.until, 1) == [day]
+        assert list_days(local, day.until - timedelta(seconds=1), 1)[0].until == day.since
+        ends.append(day.until)
+    lengths = {(b - a) // timedelta(hours=1) for a, b in pairwise(ends)}
+    assert lengths == {23, 24, 25}
+    assert datetime(2013, 11, 4, 5, tzinfo=UTC) in ends
+
+
+def test_the_first_of_a_stretch_of_odd_days_has_a_report_and_every_day_a_page(tmp_path):
+    """What a message about odd days leads to is there; a kill before the report is made good."""
+    world = World(tmp_path, [SHIFTED, SHIFTED], rows=7 * 300)
+    days = world.run(0, until=START + timedelta(days=3)).days
+    assert [bool(v.report) for v in days] == [True, False, False]
+    assert [name for name, _ in world.pages] == ["toy-day"] * 3
+    assert f"`{world.reports}/{days[0].report}`" in world.pages[0][1]
+    assert "one day: it can alarm" in world.pages[0][1]
+    rows = world.lake.read("verdicts")
+    row = rows.filter(key=days[0].key).with_columns(report=pl.lit(""))
+    world.lake.replace_where("verdicts", row, "key", days[0].key)
+    again = world.run(0, until=START + timedelta(days=3)).days
+    assert [(v.key, bool(v.report)) for v in again] == [(days[0].key, True)]
+    assert world.run(0, until=START + timedelta(days=3)).days == ()
+
+
+@pytest.mark.parametrize(("odd", "reported"), [({1, 4}, {1, 4}), ({1, 3, 4}, {1})])
+def test_a_stretch_of_odd_days_ends_with_two_well_ones(tmp_path, odd, reported):
+    """The day on which the next incident opens has a report of its own; one within a stretch has none."""
+    world = World(tmp_path, [GOOD], rows=7 * 300)
+    for row in world.journal.rows:
+        if (datetime.fromisoformat(row["requested_at"]) - START).days in odd:
+            features = json.loads(row["features"])
+            row["features"] = json.dumps({**features, "x": features["x"] + 3})
+    days = world.run(0, until=START + timedelta(days=6)).days
+    assert {n for n, verdict in enumerate(days) if "inputs" in verdict.alarms} == odd
+    assert {n for n, verdict in enumerate(days) if verdict.report} == reported
+    windows = [window for window in read_windows(world.lake) if window.kind == "day"]
+    opened = {incident.opened.key for incident in find_incidents("toy", windows, POLICIES["day"])}
+    assert opened == {days[n].key for n in reported}
+
+
+def test_a_look_from_where_no_data_is_or_from_no_zone_is_refused(make_toy, monkeypatch):
+    """The error names the instant that the data has reached; without a zone it says how to write one."""
+    project = make_toy()
+    monkeypatch.setattr("flows.project.open_project", lambda: project)
+    vars(project)["registry"] = FakeRegistry()
+    for until, error, told in (
+        (datetime(2030, 1, 1, tzinfo=UTC), NotEnoughData, "at the latest: so far the data has come"),
+        (datetime(2013, 7, 1, tzinfo=UTC).replace(tzinfo=None), SettingsError, "an instant with its zone"),
+    ):
+        with pytest.raises(error, match=told):
+            monitor.fn(until)
 
 
 def test_skew_that_the_probe_found_within_the_window_alarms(tmp_path):
@@ -312,7 +395,7 @@ def test_estimates_that_miss_more_often_than_they_may_are_said_so_in_later_verdi
     told = "outside the estimate's interval in 2 of 2 windows, more than a 95% interval should: do not rely"
     assert not any("windows, more than" in reason for reason in first.reasons)
     assert any(told in reason for reason in second.reasons)
-    (day,) = world.run(0, until=START + 2 * WEEK + TOY.horizon + timedelta(days=1)).days
+    day = world.run(0, until=START + 2 * WEEK + TOY.horizon + timedelta(days=1)).days[-1]
     assert any(told in reason for reason in day.reasons)
     assert [told in s.reason for s in day.signals if s.name == "estimated quality"] == [True]
     assert world.run(2, again=True).verdicts[0].reasons == second.reasons

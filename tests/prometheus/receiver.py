@@ -36,14 +36,14 @@ class Receiver(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/alerts"
 
-    def find(self, incident: str, status: str = "") -> list[Message]:
-        """Return the messages of an incident, oldest first."""
-        return [m for m in self.messages if m.incident == incident and status in ("", m.status)]
+    def find(self, incident: str, status: str = "", after: int = 0) -> list[Message]:
+        """Return the messages of an incident that came after so many others, oldest first."""
+        return [m for m in self.messages[after:] if m.incident == incident and status in ("", m.status)]
 
-    def await_message(self, incident: str, status: str, within: float) -> Message | None:
+    def await_message(self, incident: str, status: str, within: float, after: int = 0) -> Message | None:
         """Return the first such message, or None if none came in time."""
         deadline = time.monotonic() + within
-        while not (found := self.find(incident, status)):
+        while not (found := self.find(incident, status, after)):
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.1)

@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows.notify import CLEARED, OPENED, Message, send_to_alertmanager
+from flows.channels import CLEARED, OPENED, Message, send_to_alertmanager
 from flows.prometheus import find_program, read_watch, require_monitoring, running_monitoring
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving
@@ -160,6 +160,24 @@ def test_an_incident_that_is_posted_is_one_group_and_its_all_clear_the_same(worl
             assert alert["labels"]["severity"] == "ticket"
     mine = [(m.incident, m.status) for m in world.receiver.messages[told:]]
     assert mine == [(f"toy/week-{n}", status) for n in (1, 2) for status in ("firing", "resolved")]
+
+
+def test_an_end_that_an_alertmanager_does_not_know_of_is_told_all_the_same(world: World) -> None:
+    """Told of by one that was killed since, or over before it was told: raised, and ended by itself."""
+    url, soon = world.settings.alertmanager_url, timedelta(seconds=5)  # five times as long as it waits
+    told = len(world.receiver.messages)
+    lost = replace(say(3, CLEARED), opened=datetime(2013, 1, 1, tzinfo=UTC))
+    send_to_alertmanager(url, lost, soon)
+    brief = replace(say(4, OPENED), over=True)
+    for message in (brief, replace(brief, kind=CLEARED, opened=datetime.now(UTC))):
+        send_to_alertmanager(url, message, soon)
+    for number in (3, 4):
+        for status in ("firing", "resolved"):
+            assert world.receiver.await_message(f"toy/week-{number}", status, LIMIT), (number, status)
+    send_to_alertmanager(url, replace(brief, kind=CLEARED, opened=datetime.now(UTC)), soon)
+    mine = [(m.incident, m.status) for m in world.receiver.messages[told:]]
+    wanted = {(f"toy/week-{n}", status) for n in (3, 4) for status in ("firing", "resolved")}
+    assert (len(mine), set(mine)) == (4, wanted)
 
 
 def say(number: int, kind: str) -> Message:

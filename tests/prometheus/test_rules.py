@@ -83,7 +83,7 @@ def test_every_alert_has_a_test_for_both_directions() -> None:
 @pytest.mark.parametrize("rule", ALERTS, ids=NAMES)
 def test_an_alert_names_severity_incident_and_runbook(rule: dict[str, Any]) -> None:
     """What Alertmanager groups by is there, and so is the page that the message links."""
-    assert rule["labels"]["severity"] in {"page", "ticket"}
+    assert rule["labels"]["severity"] in {"page", "ticket", "info"}
     assert rule["labels"]["incident"]
     assert rule["annotations"]["summary"]
     assert rule["annotations"]["description"]

@@ -1,6 +1,7 @@
 """Incidents injected into what runs: each is one alert at the webhook, and one all-clear when it is over.
 
-Real service, reports, Prometheus and Alertmanager; the configuration of infra, twenty times as fast.
+Real service, reports, Prometheus and Alertmanager; the configuration of infra, twenty times as fast. Days are
+judged as they end and weeks when their labels are there: verdicts come in the order of the daily loop.
 """
 
 import contextlib
@@ -11,11 +12,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.proofs.monitored import FIRST, LIMIT, PACE, World, await_champion, running_world
+from tests.proofs.monitored import FIRST, LIMIT, PACE, WEEK, World, await_champion, running_world
 
 Figure = dict[str, Any]
 Incident = Callable[[World], contextlib.AbstractContextManager[None]]
@@ -29,8 +30,11 @@ def measure() -> Iterator[Figure]:
         "error rate: the journal's lock is held": ("answers", "ErrorRateHigh", _hold_journal),
         "p99: the journal's disk is slow": ("latency", "LatencyHigh", _slow_journal),
         "data quality: a batch without rows": ("data", "DataStopped", _break_batch),
-        "drift: numbers in another unit": ("model", "InputsDrifted", _drift),
+        "drift: a week in another unit, told days after it ended": ("model", "InputsDrifted", _drift),
+        "quality: a week whose outcomes are the opposite": ("model", "QualityLow", _lose_quality),
     }
+    # The drift is told twice: as soon as a day has ended, as an early sign, and when the week is judged.
+    early = {"day": ["DayUnusual"]}
     with (
         tempfile.TemporaryDirectory(prefix="alerts-") as folder,
         running_world(Path(folder) / "home") as world,
@@ -40,12 +44,13 @@ def measure() -> Iterator[Figure]:
         yield _tell("messages before anything was injected", early, 0, early == 0, _list(world))
         for name, (incident, alert, inject) in incidents.items():
             world.await_quiet()
+            before = len(world.receiver.messages)
             with inject(world):
                 began = time.monotonic()
-                raised = world.receiver.await_message(incident, "firing", LIMIT)
+                raised = world.receiver.await_message(incident, "firing", LIMIT, before)
                 took = time.monotonic() - began
             over = time.monotonic()
-            cleared = world.receiver.await_message(incident, "resolved", LIMIT)
+            cleared = world.receiver.await_message(incident, "resolved", LIMIT, before)
             facts = {
                 "alert": sorted(raised.names) if raised else None,
                 "seconds_to_alert": round(took, 1),
@@ -62,10 +67,15 @@ def measure() -> Iterator[Figure]:
                 facts,
             )
         time.sleep(SETTLED)
-        for name, (incident, _, _) in incidents.items():
-            counts = [len(world.receiver.find(incident, status)) for status in ("firing", "resolved")]
-            yield _tell(f"{name}: alerts and all-clears at the webhook", counts, [1, 1], counts == [1, 1])
-        more = len(world.receiver.messages) - 2 * len(incidents)
+        told = [(incident, [alert]) for incident, alert, _ in incidents.values()] + list(early.items())
+        for incident, names in told:
+            counts = [
+                sum(m.names == {*names} for m in world.receiver.find(incident, status))
+                for status in ("firing", "resolved")
+            ]
+            name = f"{names[0]}: alerts and all-clears at the webhook"
+            yield _tell(name, counts, [1, 1], counts == [1, 1])
+        more = len(world.receiver.messages) - 2 * len(told)
         yield _tell("further messages of any kind", more, 0, more == 0, _list(world))
 
 
@@ -126,11 +136,45 @@ def _break_batch(world: World) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _drift(world: World) -> Iterator[None]:
-    assert "drift" in world.judge(drifted=True)
+    """Five odd days are told at once; two well days end that; then the week is judged, then a well one."""
+    world.live(5, drifted=True)
+    print(world.watch(), file=sys.stderr, flush=True)
+    assert world.receiver.await_message("day", "firing", LIMIT), "an odd day reached nobody"
+    world.live(2)
+    assert "drift" in _find_week(world.watch())
     try:
         yield
     finally:
-        assert not world.judge(drifted=False)
+        world.live(7)
+        assert not _find_week(world.watch())
+
+
+@contextlib.contextmanager
+def _lose_quality(world: World) -> Iterator[None]:
+    world.live(5, wrong=True)
+    world.live(2)
+    assert "quality" in _find_week(world.watch())
+    try:
+        yield
+    finally:
+        world.live(7)
+        assert not _find_week(world.watch())
+
+
+def _find_week(told: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return what the one week of what was judged has breached."""
+    print(told, file=sys.stderr, flush=True)
+    [breaches] = [found for key, found in told.items() if _measure(key) == WEEK]
+    return breaches
+
+
+def _measure(key: str) -> timedelta:
+    since, until = (datetime.strptime(part, "%Y%m%dT%H%M%z") for part in _list_ends(key))
+    return until - since
+
+
+def _list_ends(key: str) -> list[str]:
+    return [f"{part}+0000" for part in key.split("-")[:2]]
 
 
 def _list(world: World) -> dict[str, Any]:

@@ -1,8 +1,12 @@
 """A world that is watched: the real service under load, reports, Prometheus, Alertmanager and a webhook.
 
 The model is the bench's, trained on real flights; two workers answer real flights from values online. Lake
-and journal hold what the real ingest and the real monitor made. The configuration is that of infra, with all
+and journal hold what the real ingest and the real monitor made: days and weeks of answers are journalled, and
+the monitor judges them and tells of them as in the daily loop. The configuration is that of infra, with all
 its durations shortened by the same factor.
+
+The answers of a day are drawn from the model's reference, of the same weekday: what is proved here is that an
+incident reaches people, and nothing else may raise one. What real weeks raise has proofs of its own.
 """
 
 import contextlib
@@ -13,9 +17,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -24,14 +29,16 @@ from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
 from flows.project import Project, open_project
 from services.journal import Outcome, Prediction, format_instant
-from tests.bench.serving.material import MOMENT, Material, prepare, write_model
+from tests.bench.serving.material import Material, prepare, write_model
 from tests.load import Load, steady_load
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving
 
 WORKERS, CLIENTS, PAUSE = 2, 3, 0.03
 PACE = 1 / 20  # 5 minutes become 15 seconds
-WEEK = timedelta(days=7)
+DAY, WEEK = timedelta(days=1), timedelta(days=7)
+BEGIN = PROBLEM.start + 51 * WEEK  # of the first window; later by weeks than what is asked of the service
+SEED = 20131224
 FIRST = date(2013, 10, 15)  # the first day that is taken in
 LIMIT = 120.0  # seconds that anything may take to come about
 PORTS = ("prefect", "mlflow", "service", "runner", "reports", "prometheus", "alertmanager", "balancer_stats")
@@ -50,7 +57,7 @@ class World:
     receiver: Receiver
     load: Load
     damaged: set[date] = field(default_factory=set)  # days whose weather the source delivers broken
-    windows: int = 0  # judged so far
+    lived: datetime = BEGIN  # up to where answers are journalled
 
     @property
     def journal_lock(self) -> Path:
@@ -78,37 +85,46 @@ class World:
         write_metrics(self.project)
         return [one.status for one in manifests]
 
-    def judge(self, *, drifted: bool = False, labelled: bool = False) -> tuple[str, ...]:
-        """Journal one more window of answers, as they are or far off, judge it, and return its breaches.
+    def live(self, days: int, *, drifted: bool = False, wrong: bool = False) -> None:
+        """Journal the answers of some more days, and what is known of their outcomes by then.
 
-        labelled  with the flights' outcomes, sent back and joined
+        drifted  numbers are in another unit
+        wrong    the outcomes are the opposite of what they were
         """
-        from flows.judgement import monitor_window
         from flows.label import label_period
 
-        since = MOMENT - 8 * WEEK + self.windows * WEEK
-        self.windows += 1
-        window = Period(since, since + WEEK)
-        answers, outcomes = build_answers(self.material, window, self.version, drifted=drifted)
-        self.project.journal.append(answers)
-        if labelled:
+        since = self.lived
+        for _ in range(days):
+            answers, outcomes = draw_answers(
+                self.package, self.lived, self.version, drifted=drifted, wrong=wrong
+            )
+            self.project.journal.append(answers)
             self.project.journal.submit_outcomes(outcomes).result()
-            known = Period(window.since, window.until + PROBLEM.horizon)
-            label_period(self.project.lake, self.project.journal, self.project.problem, known)
-        verdict = monitor_window(
+            self.lived += DAY
+        known = Period(since, self.lived)
+        label_period(self.project.lake, self.project.journal, self.project.problem, known)
+
+    def watch(self) -> dict[str, tuple[str, ...]]:
+        """Judge and tell what is due, as the daily loop does; return what weeks breached and days raised."""
+        from flows.announce import announce
+        from flows.monitor import run_monitor
+
+        findings = run_monitor(
             self.project.lake,
             self.project.journal,
             self.project.problem,
             self.package,
-            window,
-            reports=self.settings.home / "reports",
+            self.settings.home / "reports",
             version=str(self.version),
+            until=self.lived,
         )
-        return verdict.breaches
+        announce(self.project)
+        told = {verdict.key: (*verdict.breaches, *verdict.alarms) for verdict in findings.days}
+        return told | {verdict.key: verdict.breaches for verdict in findings.verdicts}
 
 
 @contextlib.contextmanager
-def running_world(home: Path, *, labelled: bool = False, pace: float = PACE) -> Iterator[World]:
+def running_world(home: Path, *, pace: float = PACE) -> Iterator[World]:
     """Start everything, and yield once the champion answers and what is watched is watched."""
     from flows.prometheus import read_watch, running_monitoring
     from flows.stack import running_stack
@@ -122,7 +138,12 @@ def running_world(home: Path, *, labelled: bool = False, pace: float = PACE) -> 
     with contextlib.ExitStack() as held:
         receiver = held.enter_context(receiving())
         settings = Settings(
-            home=home, schedules=False, service_workers=WORKERS, alert_webhook=receiver.url, **ports
+            home=home,
+            schedules=False,
+            service_workers=WORKERS,
+            alert_webhook=receiver.url,
+            evidently_port=0,  # its UI comes after the runner, and neither is watched
+            **ports,
         )
         held.enter_context(changed_environment(build_environment(settings)))
         services = [one for one in build_services(settings) if one.name != "runner"]
@@ -134,7 +155,8 @@ def running_world(home: Path, *, labelled: bool = False, pace: float = PACE) -> 
         project, damaged = open_fragile(settings)
         world = World(settings, project, material, registry, version, package, receiver, load, damaged)
         world.take_in(FIRST)
-        world.judge(labelled=labelled)
+        world.live(9)
+        world.watch()
         held.enter_context(running_monitoring(settings, pace=pace))
         assert await_holds(lambda: read_watch(settings).ok and bool(read_watch(settings).targets))
         yield world
@@ -174,29 +196,31 @@ def await_champion(settings: Settings, version: int) -> None:
     assert await_version(settings.service_url, version, WORKERS, LIMIT) is not None, version
 
 
-def build_answers(
-    material: Material, window: Period, version: int, *, drifted: bool
+def draw_answers(
+    package: Path, day: datetime, version: int, *, drifted: bool = False, wrong: bool = False
 ) -> tuple[list[Prediction], list[Outcome]]:
-    """Return answers about the window's real flights and their outcomes; drifted: in another unit."""
-    from flows.train import predict
-
-    inside = pl.col("decided_at").is_between(window.since, window.until, closed="left")
-    rows = material.read_rows().filter(inside)
-    rows = rows.with_columns(score=pl.Series(predict(material.load_estimator(), rows, PROBLEM)))
+    """Return answers of a day as the model's reference has them of that weekday, and their outcomes."""
+    held = pl.read_parquet(package / "reference.parquet").drop_nulls(PROBLEM.target)
+    weekday = pl.col("decided_at").dt.convert_time_zone(PROBLEM.time_zone).dt.weekday()
+    local = day.astimezone(ZoneInfo(PROBLEM.time_zone))
+    same = held.filter(weekday == local.isoweekday())
+    days = same["decided_at"].dt.convert_time_zone(PROBLEM.time_zone).dt.date().n_unique()
+    rows = same.sample(len(same) // days, with_replacement=True, seed=SEED + day.toordinal())
     if drifted:
         numbers = [f.name for f in PROBLEM.features if f.kind == "number"]
         moved = [name for name in numbers if name not in PROBLEM.calendar]
         rows = rows.with_columns(pl.col(moved) * 10 + 1)
     answers, outcomes = [], []
     for number, row in enumerate(rows.iter_rows(named=True)):
-        at, entity = format_instant(row["decided_at"]), str(row[PROBLEM.entity])
+        then = row["decided_at"].astimezone(local.tzinfo)
+        at = day + timedelta(hours=then.hour, minutes=then.minute)
+        identity = f"{day:%Y%m%d}-{number}"
         features = json.dumps({name: row[name] for name in PROBLEM.feature_names})
-        identity = f"{window.since:%Y%m%d}-{number}"
-        told = (identity, entity, at, at, str(version), "champion", "ok", row["score"], features, "[]", "{}")
-        answers.append(Prediction(*told))
-        if row[PROBLEM.target] is not None:
-            late = float(row[PROBLEM.target])
-            outcomes.append(Outcome(entity, None, late, "arrived", row["decided_at"] + timedelta(hours=12)))
+        asked = format_instant(at)
+        told = (identity, identity, asked, asked, str(version), "champion", "ok", row["score"], features)
+        answers.append(Prediction(*told, "[]", "{}"))
+        late = float(row[PROBLEM.target])
+        outcomes.append(Outcome(identity, None, 1 - late if wrong else late, "arrived", at))
     return answers, outcomes
 
 

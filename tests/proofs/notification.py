@@ -1,9 +1,10 @@
 """One message an incident and one all-clear, at a real webhook behind a block of a real Prefect server.
 
-A process judges week after week and tells what there is to tell, twice each, while a second one looks
-at the same verdicts. In the first part both run to their end. In the second the process is killed with
-SIGKILL at random moments and started again, and the webhook refuses every seventh message. What the webhook
-took, answered by 200, is compared with the incidents that the verdicts were made of.
+A process judges day after day, and each week two days after its end, as the loop does; it tells what there
+is to tell, twice each, while a second one looks at the same verdicts. In the first part both run to their
+end. In the second the process is killed with SIGKILL at random moments and started again, and the webhook
+refuses every seventh message. What the webhook took, answered by 200, is compared with the incidents that
+the verdicts were made of.
 """
 
 import json
@@ -22,12 +23,13 @@ from typing import Any
 
 from feature_repo.lake import Lake
 from feature_repo.settings import Settings
-from tests.incidents import judge, key_of, receiving, save_block
+from tests.incidents import day_key_of, judge, judge_days, key_of, receiving, save_block
 from tests.ports import find_free_port
 
-INCIDENTS = 15
+INCIDENTS = 8  # of weeks; those of days come on top
 KILLS = 20
 AGAIN = 2  # looks at each week's verdicts
+LATE = 2  # days after its end on which a week is judged
 SEED = 6
 LIMIT = 600.0  # seconds that a part may take
 Figure = dict[str, Any]
@@ -38,12 +40,18 @@ def measure(incidents: int = INCIDENTS, kills: int = KILLS) -> Iterator[Figure]:
     """Yield the figures."""
     with tempfile.TemporaryDirectory() as folder, _prefect(Path(folder) / "prefect") as settings:
         weeks, opened = _draw(incidents)
-        wanted = Counter((f"toy/{key_of(week)}", kind) for week in opened for kind in ("opened", "cleared"))
+        days, odd = _draw_days(7 * len(weeks) + LATE)
+        keys = [*(key_of(week) for week in opened), *(day_key_of(day) for day in odd)]
+        wanted = Counter((f"toy/{key}", kind) for key in keys for kind in ("opened", "cleared"))
+        weeks = f"{weeks}/{days}"
         said, _ = _run(settings, Path(folder) / "calm", weeks, kills=0)
         yield from _judge(f"{AGAIN} looks at each week by two processes", said, wanted)
         exact = Counter(said) == wanted
         yield _figure(
-            "notification: every incident told exactly once", exact, f"true for {incidents} incidents", exact
+            "notification: every incident told exactly once",
+            exact,
+            f"true for {incidents} incidents of weeks and {len(odd)} of days",
+            exact,
         )
         said, killed = _run(settings, Path(folder) / "killed", weeks, kills)
         yield _figure("notification: kill -9 of the telling process", killed, f"{kills}", killed == kills)
@@ -76,6 +84,24 @@ def _draw(incidents: int) -> tuple[str, list[int]]:
         opened.append(len(weeks) + 1)
         weeks += "d" * rng.randint(2, 4) + rng.choice(("", ".d", "?")) + ".."
     return weeks, opened
+
+
+def _draw_days(count: int) -> tuple[str, list[int]]:
+    """Return verdicts on days, most of them well, and the days on which incidents open.
+
+    Those are counted here by a rule of our own: open at an odd day, over after two well ones.
+    """
+    rng, days = random.Random(SEED + 1), ""
+    while len(days) < count - 2:
+        days += "." * rng.randint(3, 20) + rng.choice(("d", "dd", "d.d", "ddd?d"))
+    days = days[: count - 2] + ".."
+    opened, standing, well = [], False, 0
+    for day, sign in enumerate(days):
+        well = well + 1 if sign == "." else 0
+        if sign == "d" and not standing:
+            opened.append(day)
+        standing = (standing or sign == "d") and well < 2
+    return days, opened
 
 
 @contextmanager
@@ -144,11 +170,15 @@ def _start(settings: Settings, task: str, weeks: str) -> "subprocess.Popen[bytes
     return subprocess.Popen((sys.executable, "-m", __name__, task, weeks), cwd=PROJECT, env=environment)
 
 
-def _judge_weeks(settings: Settings, weeks: str) -> None:
-    """Judge the weeks one by one, from where an earlier process was killed; tell after each."""
+def _judge_weeks(settings: Settings, signs: str) -> None:
+    """Judge each week after the days before it, from where a killed process was; tell after each."""
+    weeks, days = signs.split("/")
     lake, place = Lake(settings.home / "lake"), settings.home / "weeks.json"
     (settings.home / "begun").touch()
     for week in range(json.loads(place.read_text()) if place.exists() else 0, len(weeks)):
+        since, until = (7 * n + LATE if n else 0 for n in (week, week + 1))
+        judge_days(lake, days[since:until], since=since)
+        _tell(settings, lake)
         judge(lake, weeks[week], since=week)
         for _ in range(AGAIN):
             _tell(settings, lake)
@@ -168,7 +198,8 @@ def _watch(settings: Settings) -> None:
 
 def _tell(settings: Settings, lake: Lake) -> bool:
     """Look once; return whether something is left to be said."""
-    from flows.notify import build_channels, tell_incidents
+    from flows.channels import build_channels
+    from flows.notify import tell_incidents
 
     told = tell_incidents(lake, "toy", build_channels(settings), lambda window: {}, settings.home)
     return bool(told.failed)

@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tests.bench.serving.material import ROOT
-from tests.proofs.monitored import MOMENT, WEEK, World, running_world
+from tests.proofs.monitored import World, running_world
 
 Figure = dict[str, Any]
 SHOWN_WITHIN = 90.0  # seconds
@@ -26,8 +27,6 @@ from feature_repo.problem import PROBLEM
 from flows.skew import skew_probe
 skew_probe(PROBLEM.start - timedelta(days=2), PROBLEM.start - timedelta(days=1))
 """
-# Told where the verdicts carry an estimate; until then the panel shows the realised quality alone.
-WITH_AN_ESTIMATE = 'perennial_estimated_quality{measure="auc"}'
 
 
 def measure() -> Iterator[Figure]:
@@ -35,12 +34,12 @@ def measure() -> Iterator[Figure]:
     dashboards = load_dashboards()
     with (
         tempfile.TemporaryDirectory(prefix="panels-") as folder,
-        running_world(Path(folder) / "home", labelled=True) as world,
+        running_world(Path(folder) / "home") as world,
     ):
         _tell_skew(world)
         _send_back(world)
         subprocess.run([sys.executable, "-W", "ignore", "-c", FLOW], cwd=ROOT, check=True, stdout=sys.stderr)
-        wanted = [one for one in dashboards.list_queries() if _is_required(world, *one[1:])]
+        wanted = [one for one in dashboards.list_queries() if not one[1].may_be_empty]
         empty = _await_data(world, wanted)
         for title in dashboards.DASHBOARDS:
             mine = [query for name, _, query in wanted if name == title]
@@ -67,12 +66,6 @@ def _is_valid(world: World, query: str) -> bool:
     return True
 
 
-def _is_required(world: World, panel: Any, query: str) -> bool:
-    if query == WITH_AN_ESTIMATE:
-        return bool(world.ask_prometheus("count({__name__=~'perennial_estimated_quality.*'})"))
-    return not panel.may_be_empty
-
-
 def _await_data(world: World, wanted: list[Any]) -> set[str]:
     """Return the queries that gave no number in time."""
     waiting = {query for _, _, query in wanted}
@@ -88,16 +81,16 @@ def _has_number(found: list[dict[str, Any]]) -> bool:
 
 
 def _tell_skew(world: World) -> None:
-    """Leave what a probe of skew leaves that found nothing: the probe itself has its own proof."""
+    """Leave in the lake what a probe leaves that found nothing: the probe itself has its own proof."""
     from feature_repo.contract import Period
     from flows.policy.skew import FeatureSkew, SkewVerdict
-    from flows.skew import SkewReport, write_metrics
+    from flows.skew import SkewReport, keep_report
 
     features = tuple(
         FeatureSkew(name, 100, 100, 0, 0, 0, None, None, ()) for name in world.project.problem.feature_names
     )
-    report = SkewReport(Period(MOMENT - WEEK, MOMENT), 100, 0, SkewVerdict(features, ()))
-    write_metrics(world.project, report)
+    period = Period(world.lived - timedelta(days=1), world.lived)
+    keep_report(world.project, SkewReport(period, 100, 0, SkewVerdict(features, ())))
 
 
 def _send_back(world: World) -> None:
