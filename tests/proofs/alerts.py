@@ -22,9 +22,12 @@ Figure = dict[str, Any]
 Incident = Callable[[World], contextlib.AbstractContextManager[None]]
 SETTLED = 45.0 * 20 * PACE  # seconds after the last all-clear in which nothing more may come
 
+# The drift is told twice: as soon as a day has ended, as an early sign, and when the week is judged.
+EARLY = [("day", ["DayUnusual"])]
 
-def measure() -> Iterator[Figure]:
-    """Yield the figures."""
+
+def measure(chosen: str = "") -> Iterator[Figure]:
+    """Yield the figures, of all incidents or of those whose names hold the word chosen."""
     incidents: dict[str, tuple[str, str, Incident]] = {
         "coverage: the champion's alias is taken away": ("coverage", "CoverageLow", _lose_champion),
         "error rate: the journal's lock is held": ("answers", "ErrorRateHigh", _hold_journal),
@@ -33,8 +36,7 @@ def measure() -> Iterator[Figure]:
         "drift: a week in another unit, told days after it ended": ("model", "InputsDrifted", _drift),
         "quality: a week whose outcomes are the opposite": ("model", "QualityLow", _lose_quality),
     }
-    # The drift is told twice: as soon as a day has ended, as an early sign, and when the week is judged.
-    early = {"day": ["DayUnusual"]}
+    incidents = {name: scene for name, scene in incidents.items() if chosen in name}
     with (
         tempfile.TemporaryDirectory(prefix="alerts-") as folder,
         running_world(Path(folder) / "home") as world,
@@ -67,7 +69,7 @@ def measure() -> Iterator[Figure]:
                 facts,
             )
         time.sleep(SETTLED)
-        told = [(incident, [alert]) for incident, alert, _ in incidents.values()] + list(early.items())
+        told = [(incident, [alert]) for incident, alert, _ in incidents.values()] + EARLY
         for incident, names in told:
             counts = [
                 sum(m.names == {*names} for m in world.receiver.find(incident, status))
