@@ -230,7 +230,7 @@ def watch_real_days(period: tuple[datetime, datetime]) -> Iterator[dict[str, Any
             change = partial(shift.apply, days.world, size=size, day=at, rng=rng)
             table[f"{shift.name}, {name}"] = round(share_seen(days, change), 3)
     missed = [name for name in PLAIN if table[name] < 0.5]
-    name = f"power on real days: of {len(PLAIN)} shifts that no weather explains those unseen on most single days"
+    name = f"power on real days: of {len(PLAIN)} shifts no weather explains those unseen on most single days"
     told = {"days": len(days.held_out), "without_any_shift": idle, "share_of_days": table}
     yield figure(name, len(missed), "0", not missed, cases=missed, **told)
 
