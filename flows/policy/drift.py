@@ -36,7 +36,7 @@ class DriftPolicy:
     moderate: float = 0.10
     large: float = 0.25
     alpha: float = 0.001
-    ordinary: float = 0.02
+    ordinary: float = 0.005
     min_rows: int = 100
     bins: int = 10
     min_share: float = 0.01
