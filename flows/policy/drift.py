@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from flows.policy.bins import Bins, Codes, Column, fit_bins
 from flows.policy.calendar import Calendar, fit_calendar, turn_reference
-from flows.policy.psi import measure_both, measure_psi
+from flows.policy.psi import PARTS, measure_parts, measure_psi
 from flows.policy.unrest import UNKNOWN, Unrest, count_strata, measure_unrest
 
 Floats = NDArray[np.float64]
+LEVELS = ("none", "moderate", "large")
 Usual = tuple[float, float, frozenset[object]]  # median, share of nulls, categories seen
 
 
@@ -147,24 +148,20 @@ class Profile:
         old *= turned.rows * len(self.columns) / old.sum()
         like = codes if turned.kept.all() else codes[turned.kept[strata]]
         new = np.bincount(like.ravel(), minlength=len(old)).astype(float)
-        alpha, count = policy.alpha / (2 * len(self.columns)), len(self.columns)
-        sizes = measure_both(old, new, self.starts, alpha, self.unrest.factor)
-        bounds, weights = self.unrest.find(length, 2 * count), weigh_columns(self.columns)
+        parts, count = ("", *PARTS), len(self.columns)
+        compared = len(parts) * count
+        sizes = measure_parts(old, new, self.starts, policy.alpha / compared, self.unrest.factor)
+        bounds, weights = self.unrest.find(length, compared), weigh_columns(self.columns)
+        told = notes or [""] * count
+
+        def judge_part(i: int, place: int) -> ColumnDrift:
+            at = place * count + i
+            given = self.columns[i], sizes[:, at], bounds[at], weights[i], told[i], compared, policy
+            return _judge_column(*given, parts[place])
+
         drifts = tuple(
-            _pick_farther(
-                _judge_column(column, sizes[:, i], bounds[i], weights[i], note, 2 * count, policy),
-                _judge_column(
-                    column,
-                    sizes[:, count + i],
-                    bounds[count + i],
-                    weights[i],
-                    note,
-                    2 * count,
-                    policy,
-                    "nulls",
-                ),
-            )
-            for i, (column, note) in enumerate(zip(self.columns, notes or [""] * count, strict=True))
+            max((judge_part(i, place) for place in range(len(parts))), key=lambda d: LEVELS.index(d.level))
+            for i in range(count)
         )
         mix, lacking = self._judge_calendar(asked, length), int(asked[self.held == 0].sum())
         return _sum_up(drifts, mix, lacking, rows, held, (turned.reason, self.unrest.tell()))
@@ -231,11 +228,6 @@ def weigh_columns(columns: Sequence[DriftColumn]) -> list[float]:
     # Without any importance every column counts alike: blind watching beats no watching.
     even = raw if raw.sum() > 0 else np.ones(len(columns))
     return [float(w) for w in even / even.sum()]
-
-
-def _pick_farther(whole: ColumnDrift, nulls: ColumnDrift) -> ColumnDrift:
-    levels = ("none", "moderate", "large")
-    return nulls if levels.index(nulls.level) > levels.index(whole.level) else whole
 
 
 def _judge_column(

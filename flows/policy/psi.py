@@ -9,6 +9,8 @@ from flows.policy.bins import Codes
 
 Floats = NDArray[np.float64]
 
+PARTS = ("nulls", "unseen values")  # a column's last bin, and the one before it
+
 
 def measure_psi(
     reference: Floats, current: Floats, starts: Codes, alpha: float, factor: float = 1.0
@@ -37,20 +39,24 @@ def measure_psi(
     return np.stack([psi, np.maximum(bins - 1, 0) * scale, p, low])
 
 
-def split_nulls(counts: Floats, starts: Codes) -> Floats:
-    """Return each column's rows with a value and without one, in turn; its last bin holds the nulls."""
-    nulls = counts[..., [*(starts[1:] - 1), counts.shape[-1] - 1]]
-    return np.stack([np.add.reduceat(counts, starts, axis=-1) - nulls, nulls], axis=-1).reshape(-1)
+def split_off(counts: Floats, starts: Codes, place: int) -> Floats:
+    """Return each column's rows outside one bin and in it, in turn; `place` counts from its last bin on."""
+    ends = np.array([*starts[1:], counts.shape[-1]])
+    apart = counts[..., ends - place]
+    return np.stack([np.add.reduceat(counts, starts, axis=-1) - apart, apart], axis=-1).reshape(-1)
 
 
-def measure_both(old: Floats, new: Floats, starts: Codes, alpha: float, factor: float = 1.0) -> Floats:
-    """Measure each column's whole PSI, then that of its nulls alone: shape (4, 2 columns).
+def measure_parts(old: Floats, new: Floats, starts: Codes, alpha: float, factor: float = 1.0) -> Floats:
+    """Measure each column's whole PSI, then that of each of PARTS alone: shape (4, 3 columns).
 
-    What a day's values may do hides a feed that goes null; its nulls alone do not.
+    What a day's values may do hides a feed that goes null, or changes its unit; these alone do not.
     """
     pairs = 2 * np.arange(len(starts))
-    nulls = measure_psi(split_nulls(old, starts), split_nulls(new, starts), pairs, alpha, factor)
-    return np.concatenate([measure_psi(old, new, starts, alpha, factor), nulls], axis=1)
+    parts = [
+        measure_psi(split_off(old, starts, place), split_off(new, starts, place), pairs, alpha, factor)
+        for place in range(1, len(PARTS) + 1)
+    ]
+    return np.concatenate([measure_psi(old, new, starts, alpha, factor), *parts], axis=1)
 
 
 def _bound_noncentrality(found: Floats, freedom: Floats, alpha: float) -> Floats:

@@ -13,7 +13,7 @@ from scipy.stats import gamma, norm, t
 
 from flows.policy.bins import Codes
 from flows.policy.calendar import Calendar, turn_reference
-from flows.policy.psi import measure_both, measure_psi
+from flows.policy.psi import measure_parts, measure_psi
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ FEW = 3.0  # chance counts so many times where the reference holds too few block
 
 @dataclass(frozen=True)
 class Unrest:
-    """By days a block, the bounds of all columns, then of their nulls, and of the calendar's columns.
+    """By days a block, the bounds of all columns, then of their parts, and of the calendar's columns.
 
     A length of which the reference has too few blocks is absent.
     """
@@ -142,7 +142,7 @@ def _compare(
     old *= turned.rows * len(starts) / old.sum()
     new = own[turned.kept].sum(axis=0)
     found = _take_chance(
-        measure_both(old, new, starts, 0.5), len(starts) / old.sum() + len(starts) / new.sum()
+        measure_parts(old, new, starts, 0.5), len(starts) / old.sum() + len(starts) / new.sum()
     )
     if not calendar.bins:
         return found, np.zeros((2, 0))

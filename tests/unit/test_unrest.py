@@ -56,6 +56,21 @@ def test_what_no_day_does_drifts_all_the_same(profile):
     assert [c.name for c in verdict.drifted] == ["load"]
 
 
+@pytest.mark.parametrize("count", [10, 28])
+def test_another_unit_is_seen_however_restless_the_values(count):
+    """No weather brings what the reference has nothing like; a day a little beyond it may be weather."""
+    rng = np.random.default_rng(5)
+    told, days = draw_days(rng, count)
+    known = fit_profile(told, COLUMNS, calendar=CALENDAR, days=days)
+    day = draw_days(rng, 1, first=count)[0]
+    far = known.judge(day | {"temp": day["temp"] * 10 + 100})
+    assert [(c.name, c.level) for c in far.drifted] == [("temp", "large")]
+    assert "unseen values" in far.drifted[0].reason
+    low, high = told["temp"].min(), told["temp"].max()
+    edge = known.judge(day | {"temp": np.clip(day["temp"], low, high) + (high - low) / 2})
+    assert "unseen values" not in " ".join(c.reason for c in edge.drifted)
+
+
 def test_a_feed_that_goes_null_is_seen_however_restless_its_values(profile):
     """Nulls are compared apart."""
     rng = np.random.default_rng(4)
