@@ -27,6 +27,7 @@ class OnlineVector(NamedTuple):
     expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
     stamps    view -> microseconds since 1970 of the row that it holds, expired or not
     at        the instant of the request, in microseconds since 1970
+    memo      what readers made of just these values, by reader; None if the values are this request's alone
     """
 
     values: Mapping[str, Any]
@@ -34,6 +35,7 @@ class OnlineVector(NamedTuple):
     expired: dict[str, float]
     stamps: Mapping[str, int] = MappingProxyType({})
     at: int = 0
+    memo: dict[Any, Any] | None = None
 
     @property
     def ages(self) -> dict[str, float]:
@@ -48,6 +50,7 @@ class Held(NamedTuple):
     missing  features of tables that have no row
     stamps   view -> microseconds since 1970 of its row, of each other table
     since    from here until `until`, no row is expired
+    memo     what readers made of the values: kept with them, and gone with them
     """
 
     values: Mapping[str, Any]
@@ -55,6 +58,7 @@ class Held(NamedTuple):
     stamps: Mapping[str, int]
     since: int
     until: int
+    memo: dict[Any, Any]
 
 
 class Freshness:
@@ -82,13 +86,13 @@ class Freshness:
         there = {name: (stamp, stamp + ttl) for (name, _, ttl), stamp in rows if stamp is not None}
         since = max((first for first, _ in there.values()), default=0)
         until = min((last for _, last in there.values()), default=NEVER)
-        return Held(held, missing, {name: first for name, (first, _) in there.items()}, since, until)
+        return Held(held, missing, {name: first for name, (first, _) in there.items()}, since, until, {})
 
     def judge(self, held: Held, at: datetime) -> OnlineVector:
         """Return what may be used of some rows at an instant."""
         now = to_microseconds(at)
         if held.since <= now <= held.until:  # nearly always
-            return OnlineVector(held.values, held.missing, {}, held.stamps, now)
+            return OnlineVector(held.values, held.missing, {}, held.stamps, now, held.memo)
         expired: dict[str, float] = {}
         for view, features, ttl in self._tables:
             stamp = held.stamps.get(view)

@@ -209,7 +209,7 @@ class Answering:
                     answer.served_by,
                     answer.reason,
                     answer.score,
-                    _encode(answer.features).decode(),
+                    answer.told,
                     _encode(flags).decode() if flags else "[]",
                     asked,
                 )

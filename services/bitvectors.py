@@ -20,6 +20,8 @@ MANY = 16  # rows from which on thresholds are searched a column at a time
 MASKS = 64_000_000  # bytes of look-up tables at most
 INFINITE = '"threshold": ,'  # as Treelite writes a split of null against all the rest
 
+Rows = Sequence[Sequence[float | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -74,21 +76,31 @@ class BitVectors:
             start += rows + 1
         self._table = np.concatenate(tables)
         self._first_rows, self._null_rows = np.array([self._starts]).T, np.array([self._nulls]).T
-        used = {split.feature for split in splits}
-        self._splitting = sorted(used) or [0]  # what no tree looks at rules nothing out
+        self._parts = list(zip(self._starts, self._nulls, self._thresholds, self.categories, strict=True))
+        self._splitting = {split.feature for split in splits}
 
-    def score(self, rows: Sequence[Sequence[float | None]]) -> list[float]:
-        """Return the probability of each row of numbers and codes; null is None or not a number."""
-        left = self._rule_out_each(rows) if len(rows) < MANY else self._rule_out_all(rows)
+    def score(self, rows: Rows, features: Sequence[int] | None = None, left: Any = None) -> list[float]:
+        """Return the probability of each row of numbers and codes; null is None or not a number.
+
+        features, left  if the rows hold only these features: what `rule_out` gave for the others
+        """
+        mine = self.rule_out(rows, range(len(self._starts)) if features is None else features)
+        return self._add_up(mine if left is None else mine & left)
+
+    def rule_out(self, rows: Rows, features: Sequence[int]) -> Any:
+        """Return the leaves left by some features, of which alone the rows are: a word a row and tree."""
+        return self._rule_out_each(rows, features) if len(rows) < MANY else self._rule_out_all(rows, features)
+
+    def _add_up(self, left: Any) -> list[float]:
         lowest = left & (~left + self._word(1))
         reached = (lowest.astype(np.float64).view(np.int64) >> 52) - 1023  # the exponent: its one bit's place
         # One after the other, whatever the number of rows: the same sum to the last bit.
         sums = np.cumsum(self._leaves.take(reached + self._trees), axis=1)[:, -1]
         return [1.0 / (1.0 + math.exp(-total)) for total in (sums + self._base).tolist()]
 
-    def _rule_out_each(self, rows: Sequence[Sequence[float | None]]) -> Any:
-        """Return the leaves that no feature rules out: a word a row and tree. A row at a time."""
-        parts = list(zip(self._starts, self._nulls, self._thresholds, self.categories, strict=True))
+    def _rule_out_each(self, rows: Rows, features: Sequence[int]) -> Any:
+        """A row at a time."""
+        parts = [self._parts[feature] for feature in features]
         places = np.array(
             [
                 [
@@ -102,22 +114,25 @@ class BitVectors:
         )
         return np.bitwise_and.reduce(self._table[places], axis=1)
 
-    def _rule_out_all(self, rows: Sequence[Sequence[float | None]]) -> Any:
-        """Return the same. A feature at a time."""
+    def _rule_out_all(self, rows: Rows, features: Sequence[int]) -> Any:
+        """A feature at a time."""
         columns = np.array(np.array(rows, dtype=np.float64).T, order="C")
         null = np.isnan(columns)
         places = np.empty(columns.shape, dtype=np.intp)
-        for feature, codes in enumerate(self.categories):
+        for place, feature in enumerate(features):
+            codes = self.categories[feature]
             if codes:
-                columns[feature][null[feature]] = 0
-                places[feature] = np.minimum(columns[feature], codes)
+                columns[place][null[place]] = 0
+                places[place] = np.minimum(columns[place], codes)
             else:
-                places[feature] = self._sorted[feature].searchsorted(columns[feature])
-        places += self._first_rows
-        np.copyto(places, self._null_rows, where=null)
-        left = self._table[places[self._splitting[0]]]
-        for feature in self._splitting[1:]:
-            left &= self._table[places[feature]]
+                places[place] = self._sorted[feature].searchsorted(columns[place])
+        places += self._first_rows[features]
+        np.copyto(places, self._null_rows[features], where=null)
+        # What no tree looks at rules nothing out.
+        splitting = [place for place, feature in enumerate(features) if feature in self._splitting] or [0]
+        left = self._table[places[splitting[0]]]
+        for place in splitting[1:]:
+            left &= self._table[places[place]]
         return left
 
 

@@ -6,7 +6,7 @@ Whoever makes one compares it with the estimator. A family that is not known her
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 from services.bitvectors import build_bit_vectors
 
 Rows = Sequence[Mapping[str, Any]]
+Memo = dict[Any, Any]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
 ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
 EXACT = ("HistGradientBoostingClassifier",)
@@ -24,7 +25,9 @@ EXACT = ("HistGradientBoostingClassifier",)
 class CompiledTrees:
     """A tree ensemble behind an encoder of categories, or on numbers alone. Binary classification."""
 
-    def __init__(self, model: Any, columns: Sequence["Column"], *, rounded: bool) -> None:
+    def __init__(
+        self, model: Any, columns: Sequence["Column"], *, rounded: bool, kept: Collection[str] = ()
+    ) -> None:
         import treelite
 
         self.family = f"treelite {treelite.__version__}"
@@ -32,13 +35,22 @@ class CompiledTrees:
         self._predict: Callable[..., Any] = treelite.gtil.predict
         self._bits = build_bit_vectors(model)
         self._rounded = rounded
-        self._codes = [(place, c.codes) for place, c in enumerate(columns) if c.codes is not None]
-        self._names = [column.name for column in columns]
-        self._pick = itemgetter(*self._names) if len(columns) > 1 else None
+        self._all = _Encoder(columns, range(len(columns)))
+        self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
+        self._rest = _Encoder(columns, [i for i, column in enumerate(columns) if column.name not in kept])
+        self._remembers = self._bits and not rounded and self._kept.places and self._rest.places
 
-    def score(self, rows: Rows) -> list[float]:
-        """Return the probability of the second class for each row of named inputs."""
-        encoded = [self._encode(row) for row in rows]
+    def score(self, rows: Rows, memos: Sequence[Memo | None] = ()) -> list[float]:
+        """Return the probability of the second class for each row of named inputs.
+
+        memos  where to remember what the columns of `kept` make of each row, if they come from elsewhere
+               than the rest and more than once
+        """
+        if self._remembers and memos and None not in memos:
+            left = np.array([self._recall(*one) for one in zip(rows, memos, strict=True)])
+            assert self._bits
+            return self._bits.score([self._rest(row) for row in rows], self._rest.places, left)
+        encoded = [self._all(row) for row in rows]
         if self._bits and not self._rounded:
             return self._bits.score(encoded)
         matrix = np.array(encoded, dtype=np.float64)
@@ -50,12 +62,12 @@ class CompiledTrees:
         probabilities: list[float] = scores.reshape(len(rows), -1)[:, -1].tolist()
         return probabilities
 
-    def _encode(self, row: Mapping[str, Any]) -> list[Any]:
-        values = list(self._pick(row)) if self._pick else [row[self._names[0]]]
-        for place, codes in self._codes:
-            # Unseen and missing are one to the encoder, and to the trees a branch of their own.
-            values[place] = codes.get(values[place], math.nan)
-        return values
+    def _recall(self, row: Mapping[str, Any], memo: Any) -> Any:
+        left = memo.get(self)
+        if left is None:
+            assert self._bits
+            left = memo[self] = self._bits.rule_out([self._kept(row)], self._kept.places)[0]
+        return left
 
 
 @dataclass(frozen=True)
@@ -66,10 +78,31 @@ class Column:
     codes: Mapping[str, float] | None = None
 
 
-def compile_estimator(estimator: Any, names: Sequence[str]) -> CompiledTrees | None:
+class _Encoder:
+    """Takes some of the columns out of a row, as the trees take them."""
+
+    def __init__(self, columns: Sequence[Column], places: Sequence[int]) -> None:
+        self.places = list(places)
+        taken = [columns[place] for place in places]
+        self._codes = [(place, c.codes) for place, c in enumerate(taken) if c.codes is not None]
+        self._names = names = [column.name for column in taken]
+        self._pick = itemgetter(*names) if len(names) > 1 else None
+
+    def __call__(self, row: Mapping[str, Any]) -> list[Any]:
+        values = list(self._pick(row)) if self._pick else [row[name] for name in self._names]
+        for place, codes in self._codes:
+            # Unseen and missing are one to the encoder, and to the trees a branch of their own.
+            values[place] = codes.get(values[place], math.nan)
+        return values
+
+
+def compile_estimator(
+    estimator: Any, names: Sequence[str], kept: Collection[str] = ()
+) -> CompiledTrees | None:
     """Return a way to score that gives what `estimator.predict_proba` gives, or None for another family.
 
     names  the columns of the DataFrame that the estimator was fitted on, in order
+    kept   those of them whose values stay the same over many rows: what they make is remembered
     """
     import treelite
 
@@ -83,7 +116,7 @@ def compile_estimator(estimator: Any, names: Sequence[str]) -> CompiledTrees | N
     with warnings.catch_warnings():  # Treelite turns the categories to integers, null among them
         warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
         model = treelite.sklearn.import_model(trees)
-    return CompiledTrees(model, columns, rounded=kind in ROUNDED)
+    return CompiledTrees(model, columns, rounded=kind in ROUNDED, kept=kept)
 
 
 def _read_columns(estimator: Any, names: Sequence[str]) -> list[Column] | None:

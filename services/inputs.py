@@ -1,13 +1,16 @@
 """What a model takes, as training saw it: gathers its inputs, finds each that it does not know. Pure.
 
-Made once a version from its contract; a request's check costs a few microseconds.
+Made once a version from its contract; a request's check costs a few microseconds. What only depends on the
+values that the store holds of a key is found once, and remembered with these (a vector's memo).
 """
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import contains, itemgetter
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from feature_repo.contract import Problem
 from feature_repo.freshness import OnlineVector
@@ -29,6 +32,21 @@ class Flag:
     got: str | float | None
 
 
+class _Stored(NamedTuple):
+    """What a contract makes of the values that the store holds of a key.
+
+    whole    they are those that the model takes, all and no other
+    starved  too many have no usable value
+    fits     all that the model takes is known to it
+    text     these as JSON, without the braces
+    """
+
+    whole: bool
+    starved: bool
+    fits: bool
+    text: str
+
+
 class Inputs:
     """The inputs of one contract, in its order."""
 
@@ -41,13 +59,16 @@ class Inputs:
         self._pick_asked, self._pick_stored = _build_pick(asked), _build_pick(stored)
         self._numbers = tuple((f["name"], *_read_range(f)) for f in features if f["kind"] != "category")
         self._categories = tuple((f["name"], _read_seen(f)) for f in features if f["kind"] == "category")
-        self._pick_numbers = _build_pick([name for name, *_ in self._numbers])
-        self._pick_categories = _build_pick([name for name, _ in self._categories])
-        self._seen = tuple(_AnyText() if seen is None else seen for _, seen in self._categories)
+        self._check_asked, self._check_stored = self._build_check(asked), self._build_check(stored)
         # A value that the store holds as null was observed to be null; training may have seen none such.
         self._never_null = frozenset(f["name"] for f in features if f.get("null_share") == 0)
         self._nullable = self._stored - self._never_null
         self._order = {name: place for place, name in enumerate(self.names)}
+
+    @property
+    def stored(self) -> frozenset[str]:
+        """The names of those that come from the feature store."""
+        return self._stored
 
     @classmethod
     def of(cls, problem: Problem) -> "Inputs":
@@ -57,10 +78,10 @@ class Inputs:
 
     def gather(self, row: Mapping[str, Any], vector: OnlineVector) -> dict[str, Any]:
         """Return the model's inputs by name: what the store holds, then what the request says."""
-        held = vector.values
+        held, known = vector.values, self._recall(vector)
         try:
             asked = self._pick_asked(row)
-            if held.keys() == self._stored:  # nearly always: a model takes all that there is
+            if known.whole if known else held.keys() == self._stored:  # nearly always
                 gathered = {**held}
                 gathered.update(zip(self._asked, asked, strict=True))
                 return gathered
@@ -72,6 +93,10 @@ class Inputs:
 
     def is_starved(self, vector: OnlineVector) -> bool:
         """Return whether too many of the store-backed features have no usable value."""
+        known = self._recall(vector)
+        return known.starved if known else self._lacks(vector)
+
+    def _lacks(self, vector: OnlineVector) -> bool:
         if not vector.missing and not vector.expired and self._stored <= vector.values.keys():
             return False
         gone = {*vector.missing, *vector.expired}
@@ -112,19 +137,52 @@ class Inputs:
 
     def _fits(self, features: Mapping[str, Any], vector: OnlineVector) -> bool:
         """Return whether all is there and known; False if that takes a closer look."""
-        if vector.missing or vector.expired:
-            return False
-        try:
-            numbers = self._pick_numbers(features)
-            for value, (name, low, high) in zip(numbers, self._numbers, strict=True):
-                if value is None:
-                    if name not in self._nullable or name not in vector.values:
+        known = self._recall(vector)
+        stored = known.fits if known else self._check_stored(features, vector)
+        return stored and self._check_asked(features, vector)
+
+    def tell(self, features: Mapping[str, Any], vector: OnlineVector) -> str:
+        """Return the inputs that `gather` made as JSON; those of the store are put in words once."""
+        known = self._recall(vector)
+        if not known or not (known.whole and known.fits and known.text and self._asked):
+            return _encode(features).decode()
+        told = _encode(dict(zip(self._asked, self._pick_asked(features), strict=True))).decode()
+        return f"{{{known.text},{told[1:]}"
+
+    def _recall(self, vector: OnlineVector) -> _Stored | None:
+        memo = vector.memo
+        if memo is None:
+            return None
+        known: _Stored | None = memo.get(self)
+        if known is None:
+            whole, values = vector.values.keys() == self._stored, vector.values
+            text = _encode(values)[1:-1].decode() if whole else ""
+            known = _Stored(whole, self._lacks(vector), self._check_stored(values, vector), text)
+            memo[self] = known
+        return known
+
+    def _build_check(self, names: Collection[str]) -> Callable[[Mapping[str, Any], OnlineVector], bool]:
+        """Return what says whether all of some inputs are there and known; False: take a closer look."""
+        numbers = tuple(one for one in self._numbers if one[0] in names)
+        seen = tuple(_AnyText() if seen is None else seen for name, seen in self._categories if name in names)
+        pick_numbers = _build_pick([name for name, *_ in numbers])
+        pick_categories = _build_pick([name for name, _ in self._categories if name in names])
+
+        def check(features: Mapping[str, Any], vector: OnlineVector) -> bool:
+            if vector.missing or vector.expired:
+                return False
+            try:
+                for value, (name, low, high) in zip(pick_numbers(features), numbers, strict=True):
+                    if value is None:
+                        if name not in self._nullable or name not in vector.values:
+                            return False
+                    elif not low <= value <= high:
                         return False
-                elif not low <= value <= high:
-                    return False
-            return all(map(contains, self._seen, self._pick_categories(features)))
-        except TypeError:  # what is no number
-            return False
+                return all(map(contains, seen, pick_categories(features)))
+            except (KeyError, TypeError):  # what is not there, or no number
+                return False
+
+        return check
 
     def _note_null(self, name: str, vector: OnlineVector, flags: list[Flag]) -> None:
         age = vector.expired.get(name)
@@ -132,6 +190,9 @@ class Inputs:
             flags.append(Flag(name, "expired", round(age, 3)))
         elif name not in vector.values or name in vector.missing or name in self._never_null:
             flags.append(Flag(name, "missing", None))
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _AnyText:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from feature_repo.contract import Period
@@ -164,6 +165,7 @@ COLUMNS = {
 }
 
 
+@lru_cache(maxsize=4_096)  # what is asked together is often asked for the same instant
 def format_instant(instant: datetime) -> str:
     """Return the instant as text that sorts as time does."""
     utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)

@@ -42,6 +42,7 @@ class Answer(NamedTuple):
     model_version: str | None
     flags: tuple[Flag, ...]
     features: dict[str, Any]
+    told: str  # these as JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,10 @@ class Scorer(Protocol):
     def inputs(self) -> Inputs:
         """Its inputs, as training saw them."""
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> Sequence[float]:
-        """Return the probability of each row of named inputs."""
+    def predict(
+        self, rows: Sequence[Mapping[str, Any]], vectors: Sequence[OnlineVector] = ()
+    ) -> Sequence[float]:
+        """Return the probability of each row of named inputs, gathered of these vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +125,14 @@ def climb(
         if scorer is None or not waiting:
             reason = rungs.reason if name == "champion" and scorer is None else reason
             continue
-        gathered = [scorer.inputs.gather(rows[i], vectors[i]) for i in waiting]
-        flags = [
-            scorer.inputs.find_flags(features, vectors[i], calendar)
-            for i, features in zip(waiting, gathered, strict=True)
-        ]
-        scores, trouble = _ask(scorer, gathered, circuits, rungs.without)
-        for i, score, told, features in zip(waiting, scores, flags, gathered, strict=True):
+        inputs, asked = scorer.inputs, [vectors[i] for i in waiting]
+        gathered = [inputs.gather(rows[i], vectors[i]) for i in waiting]
+        flags = [inputs.find_flags(*one, calendar) for one in zip(gathered, asked, strict=True)]
+        scores, trouble = _ask(scorer, gathered, asked, circuits, rungs.without)
+        for i, score, flagged, features in zip(waiting, scores, flags, gathered, strict=True):
             if score is not None:
-                answers[i] = Answer(score, name, reason, scorer.version, told, features)
+                told = inputs.tell(features, vectors[i])
+                answers[i] = Answer(score, name, reason, scorer.version, flagged, features, told)
         waiting = [i for i in waiting if answers[i] is None]
         if waiting and reason == "ok":
             reason = f"champion_{trouble}"
@@ -147,19 +149,24 @@ def fall(
     inputs = rungs.inputs
     features = inputs.gather(row, vector)
     flags = () if calendar is None else inputs.find_flags(features, vector, calendar)
+    told = inputs.tell(features, vector)
     if rungs.rule:
         score = rungs.rule.score({**row, **features})
-        return Answer(score, "rule", reason, rungs.rule.version, flags, features)
-    return Answer(rungs.prior, "prior", reason, None, flags, features)
+        return Answer(score, "rule", reason, rungs.rule.version, flags, features, told)
+    return Answer(rungs.prior, "prior", reason, None, flags, features, told)
 
 
 def _ask(
-    scorer: Scorer, rows: list[dict[str, Any]], circuits: Circuits, without: Collection[str]
+    scorer: Scorer,
+    rows: list[dict[str, Any]],
+    vectors: Sequence[OnlineVector],
+    circuits: Circuits,
+    without: Collection[str],
 ) -> tuple[list[float | None], str]:
     """Return each row's score, None where there is none, and what the trouble was."""
     try:
         name = f"version {scorer.version}"
-        return list(circuits.call(name, lambda: _score(scorer, rows), without)), "failed"
+        return list(circuits.call(name, lambda: _score(scorer, rows, vectors), without)), "failed"
     except Resting as resting:
         return [None] * len(rows), resting.cause
     except Exception:
@@ -167,29 +174,29 @@ def _ask(
         return [None] * len(rows), "failed"
 
 
-def _score(scorer: Scorer, rows: list[dict[str, Any]]) -> list[float | None]:
+def _score(scorer: Scorer, rows: list[dict[str, Any]], vectors: Sequence[OnlineVector]) -> list[float | None]:
     try:
-        return list(_predict(scorer, rows))
+        return list(_predict(scorer, rows, vectors))
     except Exception:
         if len(rows) == 1:
             raise
         log.exception("version %s failed on %d rows; each is asked alone", scorer.version, len(rows))
-    found = [_score_alone(scorer, row) for row in rows]
+    found = [_score_alone(scorer, *one) for one in zip(rows, vectors, strict=True)]
     if not any(score is not None for score in found):
         raise ValueError(f"no score for any of {len(rows)} rows")
     return found
 
 
-def _score_alone(scorer: Scorer, row: dict[str, Any]) -> float | None:
+def _score_alone(scorer: Scorer, row: dict[str, Any], vector: OnlineVector) -> float | None:
     try:
-        return _predict(scorer, [row])[0]
+        return _predict(scorer, [row], [vector])[0]
     except Exception as error:  # noqa: BLE001 - logged with the group
         log.warning("version %s failed on a row: %s", scorer.version, error)
         return None
 
 
-def _predict(scorer: Scorer, rows: list[dict[str, Any]]) -> list[float]:
-    scores = [float(score) for score in scorer.predict(rows)]
+def _predict(scorer: Scorer, rows: list[dict[str, Any]], vectors: Sequence[OnlineVector]) -> list[float]:
+    scores = [float(score) for score in scorer.predict(rows, vectors)]
     if len(scores) != len(rows) or not all(0 <= score <= 1 for score in scores):
         raise ValueError(f"scores that are no probabilities: {scores[:3]}")
     return scores

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.errors import ModelRefused
+from feature_repo.freshness import OnlineVector
 from services.compiled import CompiledTrees, compile_estimator
 from services.inputs import Inputs
 from services.ladder import Rule
@@ -51,9 +52,11 @@ class Package:
         """What scores."""
         return self.compiled.family if self.compiled else SCIKIT_LEARN
 
-    def predict(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Return the probability of each row of named inputs."""
-        return self.compiled.score(rows) if self.compiled else self.predict_by_estimator(rows)
+    def predict(self, rows: Sequence[Mapping[str, Any]], vectors: Sequence[OnlineVector] = ()) -> list[float]:
+        """Return the probability of each row of named inputs; `vectors`, if told, are what they came of."""
+        if not self.compiled:
+            return self.predict_by_estimator(rows)
+        return self.compiled.score(rows, [vector.memo for vector in vectors])
 
     def predict_by_estimator(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """Return the same by scikit-learn."""
@@ -102,7 +105,7 @@ def _speed_up(package: Package, folder: Path) -> tuple[Package, float]:
     if package.contract.get("scoring", {}).get("by") == SCIKIT_LEARN:  # as training found
         return package, find_difference(package, folder)
     try:
-        compiled = compile_estimator(package.estimator, package.inputs.names)
+        compiled = compile_estimator(package.estimator, package.inputs.names, package.inputs.stored)
         fast = replace(package, compiled=compiled)
         worst = find_difference(fast, folder)
         if compiled is None or worst <= TOLERANCE:

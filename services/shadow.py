@@ -78,7 +78,7 @@ class Shadow:
         scorer = answers.scorer
         try:
             gathered = [scorer.inputs.gather(*one) for one in zip(answers.rows, answers.vectors, strict=True)]
-            scores = scorer.predict(gathered)
+            scores = scorer.predict(gathered, answers.vectors)
         except Exception as error:  # noqa: BLE001 - whatever a challenger does, nobody is to notice
             log.warning("challenger %s failed on %d rows: %s", scorer.version, len(answers.ids), error)
             self._metrics.shadow_dropped.labels("failed").inc(len(answers.ids))

@@ -66,9 +66,9 @@ class Slow:
         self.package, self.version, self.gate = package, version, Gate()
         self.inputs, self.rule = package.inputs, package.rule
 
-    def predict(self, rows: Sequence[Any]) -> list[float]:
+    def predict(self, rows: Sequence[Any], vectors: Sequence[Any]) -> list[float]:
         self.gate.pass_through()
-        return self.package.predict(rows)
+        return self.package.predict(rows, vectors)
 
 
 class World:
@@ -205,10 +205,10 @@ def test_a_row_that_a_model_cannot_take_does_not_hold_up_others(tmp_path: Path, 
     world = World(tmp_path, package)
     predict = world.champion.predict
 
-    def choosy(rows: Sequence[Any]) -> list[float]:
+    def choosy(rows: Sequence[Any], vectors: Sequence[Any]) -> list[float]:
         if any(row["amount"] == 7.0 for row in rows):
             raise ValueError("not this one")
-        return predict(rows)
+        return predict(rows, vectors)
 
     world.champion.predict = choosy  # type: ignore[method-assign]
     rows = [
