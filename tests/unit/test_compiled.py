@@ -121,3 +121,35 @@ def test_a_split_of_null_against_all_the_rest_is_compiled(rows: int) -> None:
     assert compiled is not None
     expected = model.predict_proba(asked)[:, 1]
     assert compiled.score(to_rows(asked)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_a_keys_columns_make_is_remembered_and_the_scores_stay_the_same() -> None:
+    """To the last bit, one by one and at once, the first time and again, with nulls and unseen ones."""
+    inputs = draw_rows(TOY, 3_000)
+    estimator, kept = fit_estimator(TOY, inputs), ("shop", "shop_returned_1d")
+    compiled = compile_estimator(estimator, TOY.feature_names, kept)
+    assert compiled is not None
+    shops = [("north", 3.0), ("east", None), ("moon", 1e12), (None, 0.0)]
+    rows = [
+        {**row, **dict(zip(kept, shops[i % 4], strict=True))} for i, row in enumerate(to_rows(inputs)[:200])
+    ]
+    memos: list[dict] = [{} for _ in shops]
+    asked = [memos[i % 4] for i in range(len(rows))]
+    plain = compiled.score(rows)
+    assert [compiled.score([row], [memo])[0] for row, memo in zip(rows, asked, strict=True)] == plain
+    assert all(list(memo) == [compiled] for memo in memos)
+    assert compiled.score(rows, asked) == plain
+    # What was remembered is what is used.
+    swapped = compiled.score(rows, [memos[(i + 1) % 4] for i in range(len(rows))])
+    assert swapped != plain
+    assert compiled.score(rows, [None, *asked[1:]]) == plain
+
+
+def test_trees_on_nothing_but_a_keys_columns_remember_nothing() -> None:
+    """There is nothing left to look at for each row."""
+    inputs = draw_rows(TOY, 500)
+    compiled = compile_estimator(fit_estimator(TOY, inputs), TOY.feature_names, TOY.feature_names)
+    assert compiled is not None
+    memo: dict = {}
+    assert compiled.score(to_rows(inputs)[:20], [memo] * 20) == compiled.score(to_rows(inputs)[:20])
+    assert not memo

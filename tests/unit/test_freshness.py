@@ -81,3 +81,15 @@ def test_the_oldest_row_of_each_view_in_a_request_is_counted() -> None:
     assert counts.get_sample_value(f"{name}_count", {"view": "hourly"}) == 1
     assert counts.get_sample_value(f"{name}_sum", {"view": "hourly"}) == 5 * 3600
     assert counts.get_sample_value(f"{name}_count", {"view": "daily"}) is None
+
+
+def test_what_was_made_of_a_row_is_not_used_once_a_part_of_it_has_expired() -> None:
+    """The values are others then: some are null."""
+    stamps = [to_microseconds(NOON - age) for age in (timedelta(hours=1), timedelta(0))]
+    held = FRESHNESS.hold(stamps, HELD)
+    fresh, again = (FRESHNESS.judge(held, NOON) for _ in range(2))
+    assert fresh.memo is not None
+    assert fresh.memo is again.memo
+    late = FRESHNESS.judge(held, NOON + timedelta(seconds=1))
+    assert late.expired
+    assert late.memo is None
