@@ -142,9 +142,7 @@ class Answering:
     def _add_features(self, rows: Rows, without: Collection[str] = ()) -> list[dict[str, Any]]:
         def compute() -> list[dict[str, Any]]:
             fields = self._problem.request_fields.items()  # all that the function reads
-            frame = pl.DataFrame(
-                [_to_series(name, kind, [row[name] for row in rows]) for name, kind in fields]
-            )
+            frame = _Few([_to_series(name, kind, [row[name] for row in rows]) for name, kind in fields])
             computed = self._problem.add_request_features(frame)
             names = [name for name in self._asked if name in computed]
             columns = zip(*(computed[name].to_list() for name in names), strict=True)
@@ -217,6 +215,14 @@ class Answering:
             if flags:
                 made.dead_letters.append(_bury(answer, asked, received))
         return made
+
+
+class _Few(pl.DataFrame):
+    """A frame of few rows: handing its columns to Polars' threads takes longer than computing them here."""
+
+    def with_columns(self, *exprs: Any, **named_exprs: Any) -> pl.DataFrame:
+        """Add columns, one after the other."""
+        return self.with_columns_seq(*exprs, **named_exprs)
 
 
 def _to_series(name: str, kind: Any, values: list[Any]) -> pl.Series:

@@ -78,12 +78,12 @@ EXAMPLE_FEEDBACK = {
 }
 
 
-def to_row(request: Request, problem: Problem) -> dict[str, Any]:
+def to_row(request: Request, problem: Problem, zone: ZoneInfo) -> dict[str, Any]:
     """Return the request as a row: entity, the instant of decision in UTC, and what features need."""
     departure = request.scheduled_departure.astimezone(UTC)
     asked = request.requested_at
     decided = asked.astimezone(UTC) if isinstance(asked, datetime) else departure - DECIDE_AHEAD
-    day = departure.astimezone(ZoneInfo(problem.time_zone)).date().isoformat()
+    day = departure.astimezone(zone).date().isoformat()
     return {
         problem.entity: f"{day}-{request.carrier}-{request.flight}-{request.origin}",
         problem.decided_at: decided,
@@ -110,10 +110,11 @@ def to_outcome(feedback: Feedback) -> Outcome:
 
 def build_wire(problem: Problem) -> Wire:
     """Return what the service needs to speak this problem's language."""
+    zone = ZoneInfo(problem.time_zone)
     return Wire(
         request=Request,
         feedback=Feedback,
-        to_row=lambda request: to_row(request, problem),
+        to_row=lambda request: to_row(request, problem, zone),
         to_outcome=to_outcome,
         example=EXAMPLE,
         example_feedback=EXAMPLE_FEEDBACK,
