@@ -237,4 +237,5 @@ def test_a_client_that_went_away_is_no_trouble(tmp_path: Path, package: Package)
 
     assert told(world.run(scene)) == ("champion", "ok")
     period = Period(NOON - timedelta(days=1), NOON + timedelta(days=1))
-    assert world.journal.read_predictions(period)["entity"].to_list() == ["gone", "stays"]
+    # Within a millisecond their ids are in no order.
+    assert sorted(world.journal.read_predictions(period)["entity"]) == ["gone", "stays"]
