@@ -99,7 +99,7 @@ class BitVectors:
         return [1.0 / (1.0 + math.exp(-total)) for total in (sums + self._base).tolist()]
 
     def _rule_out_each(self, rows: Rows, features: Sequence[int]) -> Any:
-        """A row at a time."""
+        """Do so a row at a time."""
         parts = [self._parts[feature] for feature in features]
         places = np.array(
             [
@@ -115,7 +115,7 @@ class BitVectors:
         return np.bitwise_and.reduce(self._table[places], axis=1)
 
     def _rule_out_all(self, rows: Rows, features: Sequence[int]) -> Any:
-        """A feature at a time."""
+        """Do so a feature at a time."""
         columns = np.array(np.array(rows, dtype=np.float64).T, order="C")
         null = np.isnan(columns)
         places = np.empty(columns.shape, dtype=np.intp)
