@@ -1,12 +1,13 @@
 """Labels: outcomes joined to journalled predictions as they become known.
 
-One label a thing predicted: the latest prediction asked for before its outcome was known counts, and
-of conflicting outcomes the one known last. What did not fit is counted, never dropped silently.
+One label a thing predicted: the latest prediction asked for before its outcome was known counts. What
+became of every outcome is kept (outcomes.py has the rule), and a run looks again at all things that the
+journal or the source told something new about, however long ago: the order of delivery does not matter.
 """
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import polars as pl
 from prefect import flow, task
@@ -14,30 +15,26 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period, Problem
 from feature_repo.lake import Lake
+from flows.outcomes import (
+    API,
+    ASKED_SCHEMA,
+    CONFLICT,
+    DUPLICATE,
+    INSTANT,
+    LABEL_SCHEMA,
+    LATE,
+    ORPHAN,
+    REACH,
+    SOURCE,
+    TOLD_SCHEMA,
+    Resolved,
+    name_things,
+    resolve,
+)
+from flows.outcomes_kept import KEPT_SCHEMA, LABELS, Looked, read_kept, read_looked, write_looked, write_resolved
+from services.journal_records import Mark, News, Prediction
 
-TABLE = "labels"
-INSTANT = pl.Datetime("us", "UTC")
-Schema = dict[str, pl.DataType | type[pl.DataType]]
-LABEL_SCHEMA: Schema = {
-    "prediction_id": pl.String,
-    "entity": pl.String,
-    "requested_at": INSTANT,
-    "known_at": INSTANT,
-    "score": pl.Float64,
-    "outcome": pl.Float64,
-    "status": pl.String,
-    "model_version": pl.String,
-    "served_by": pl.String,
-}
-OUTCOME_SCHEMA: Schema = {
-    "entity": pl.String,
-    "prediction_id": pl.String,
-    "outcome": pl.Float64,
-    "status": pl.String,
-    "known_at": INSTANT,
-}
-# An outcome up to one horizon too late still finds its prediction, and is counted as late.
-REACH = 2
+TABLE = LABELS
 
 
 class Predictions(Protocol):
@@ -46,23 +43,29 @@ class Predictions(Protocol):
     def read_predictions(self, period: Period) -> pl.DataFrame:
         """Predictions asked for in the period."""
 
+    def find_prediction(self, prediction_id: str) -> Prediction | None:
+        """One prediction, or None."""
+
     def list_replayed(self) -> list[str]:
         """Ids of predictions that came of sending dead letters again: nobody acted on these."""
 
     def read_outcomes(self, period: Period) -> pl.DataFrame:
         """Outcomes sent back to the service, observed in the period."""
 
+    def find_news(self, after: Mark) -> News:
+        """What was written after a mark."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelCounts:
-    """What became of a period's outcomes.
+    """What became of the outcomes known in a period, as it stands now.
 
+    labelled    the label of a prediction; of these late came after the horizon
     excluded    labelled with no outcome: it will never come (say, a cancelled flight)
     superseded  predictions that a later one of the same thing replaced
     hindsight   predictions asked for when the outcome was already known: never scored
-    late        labels that came after the horizon
-    duplicates  outcomes told again; conflicts: told differently, the later one wins
-    orphans     outcomes of things that nobody asked about
+    duplicates  outcomes told again; conflicts: told differently, and overruled
+    orphans     outcomes of things that nobody asked about in time
     """
 
     outcomes: int = 0
@@ -76,58 +79,43 @@ class LabelCounts:
     orphans: int = 0
 
 
-@dataclass(frozen=True)
-class LabelResult:
-    """Labels as LABEL_SCHEMA says, in a fixed order, and what did not become one."""
-
-    labels: pl.DataFrame
-    counts: LabelCounts
-
-
-def join_outcomes(
-    predictions: pl.DataFrame, outcomes: pl.DataFrame, horizon: timedelta, known: Period | None = None
-) -> LabelResult:
-    """Join outcomes (OUTCOME_SCHEMA) to predictions, by prediction id or entity, in any order of rows.
-
-    With `known` only outcomes that became known in it are labelled and counted; earlier ones serve to
-    tell a first outcome from one told again.
-    """
-    asked = _as_predictions(predictions)
-    told = _rank_outcomes(asked, outcomes)
-    if known is not None:
-        told = told.filter(pl.col("known_at").is_between(known.since, known.until, closed="left"))
-    final = told.filter(pl.col("role") != "duplicate").group_by("entity", maintain_order=True).last()
-    pairs = final.rename({"prediction_id": "meant"}).join(asked, on="entity")
-    timely = pairs.filter(pl.col("requested_at") <= pl.col("known_at"))
-    # The answer that the outcome names; else the latest asked for, of which the first one given was acted on.
-    is_meant = (pl.col("meant") == pl.col("prediction_id")).fill_null(value=False)
-    order = [pl.col("entity"), is_meant, *map(pl.col, ("requested_at", "received_at", "prediction_id"))]
-    ranked = timely.sort(order, descending=[False, False, False, True, True])
-    chosen = ranked.group_by("entity", maintain_order=True).last()
-    counts = LabelCounts(
-        outcomes=len(told),
-        labelled=len(chosen),
-        excluded=chosen["outcome"].null_count(),
-        superseded=len(timely) - len(chosen),
-        hindsight=len(pairs) - len(timely),
-        late=chosen.filter(pl.col("known_at") - pl.col("requested_at") > horizon).height,
-        duplicates=told.filter(role="duplicate").height,
-        conflicts=told.filter(role="conflict").height,
-        orphans=len(final.join(asked, on="entity", how="anti")),
-    )
-    labels = chosen.select(pl.col(name).cast(kind) for name, kind in LABEL_SCHEMA.items())
-    return LabelResult(labels.sort("known_at", "prediction_id"), counts)
-
-
 def label_period(lake: Lake, journal: Predictions, problem: Problem, period: Period) -> LabelCounts:
-    """Write the labels that became known in the period; running it again changes nothing."""
-    reach = Period(period.since - REACH * problem.horizon, period.until)
-    outcomes = pl.concat([read_outcomes(lake, problem, reach), _read_feedback(journal, reach)])
-    given = journal.read_predictions(reach)
-    acted_on = given.filter(~pl.col("prediction_id").is_in(journal.list_replayed())) if given.width else given
-    result = join_outcomes(acted_on, outcomes, problem.horizon, period)
-    lake.replace(TABLE, result.labels, period, by="known_at")
-    return result.counts
+    """Label what became known in the period, and what the journal tells anew of any time before.
+
+    Running it again changes nothing. A kill leaves work that the next run does.
+    """
+    looked = read_looked(lake)
+    news = journal.find_news(looked.mark)  # before anything is read: what comes meanwhile is news again
+    stretch = _stretch(period, looked, news)
+    told = pl.concat([read_outcomes(lake, problem, stretch), _read_feedback(journal, stretch)])
+    kept = read_kept(lake)
+    rows, before, named = _gather(journal, told, kept, stretch)
+    resolved = resolve(_read_asked(journal, rows, stretch, problem.horizon, named), rows, problem.horizon)
+    write_resolved(lake, resolved, before, [*before["thing"].unique(), *rows["thing"].unique()])
+    write_looked(lake, Looked(news.mark, max(looked.until, stretch.until)))
+    return count_labels(resolved, period)
+
+
+def count_labels(resolved: Resolved, period: Period) -> LabelCounts:
+    """Count the outcomes that became known in the period."""
+    known = pl.col("known_at").is_between(period.since, period.until, closed="left")
+    told = resolved.told.filter(known)
+    fates = dict(told.group_by("fate").len().iter_rows())
+    # What is neither told again nor overruled stands for its thing.
+    standing = told.filter(~pl.col("fate").is_in([DUPLICATE, CONFLICT]))
+    labelled = standing.filter(pl.col("fate").is_in(["accepted", LATE]))
+    things = resolved.things.join(standing.select("thing"), on="thing", how="semi")
+    return LabelCounts(
+        outcomes=len(told),
+        labelled=len(labelled),
+        excluded=labelled["outcome"].null_count(),
+        superseded=int(things["timely"].clip(lower_bound=1).sum()) - len(things),
+        hindsight=int(things["hindsight"].sum()),
+        late=fates.get(LATE, 0),
+        duplicates=fates.get(DUPLICATE, 0),
+        conflicts=fates.get(CONFLICT, 0),
+        orphans=fates.get(ORPHAN, 0),
+    )
 
 
 def read_labels(lake: Lake, requested: Period, known_before: datetime) -> pl.DataFrame:
@@ -135,13 +123,13 @@ def read_labels(lake: Lake, requested: Period, known_before: datetime) -> pl.Dat
     labels = lake.read(TABLE, Period(requested.since, max(requested.since, known_before)), by="known_at")
     if not labels.width:
         return pl.DataFrame(schema=LABEL_SCHEMA)
-    asked = pl.col("requested_at").is_between(requested.since, requested.until, closed="left")
-    ordered = labels.filter(asked).sort("entity", "known_at", "prediction_id")
-    return ordered.unique("entity", keep="last", maintain_order=True)
+    ordered = labels.sort("entity", "known_at", "prediction_id")
+    latest = ordered.unique("entity", keep="last", maintain_order=True)
+    return latest.filter(pl.col("requested_at").is_between(requested.since, requested.until, closed="left"))
 
 
 def read_outcomes(lake: Lake, problem: Problem, period: Period) -> pl.DataFrame:
-    """Return the source's outcomes known in the period, as OUTCOME_SCHEMA says."""
+    """Return the source's outcomes known in the period, as TOLD_SCHEMA says."""
     frames = {
         table.name: lake.read(table.name, period, by=table.known_at)
         if lake.has(table.name)
@@ -149,8 +137,8 @@ def read_outcomes(lake: Lake, problem: Problem, period: Period) -> pl.DataFrame:
         for table in problem.raw
     }
     told = problem.build_outcomes(frames).rename({problem.entity: "entity", problem.target: "outcome"})
-    told = told.with_columns(prediction_id=pl.lit(None, pl.String))
-    return told.select(pl.col(name).cast(kind) for name, kind in OUTCOME_SCHEMA.items())
+    told = told.with_columns(prediction_id=pl.lit(None, pl.String), via=pl.lit(SOURCE))
+    return told.select(pl.col(name).cast(kind) for name, kind in TOLD_SCHEMA.items())
 
 
 def as_instant(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
@@ -160,33 +148,70 @@ def as_instant(frame: pl.DataFrame, *columns: str) -> pl.DataFrame:
     return read.with_columns(pl.col(columns).cast(INSTANT))
 
 
+def as_asked(predictions: pl.DataFrame) -> pl.DataFrame:
+    """Return journalled predictions as ASKED_SCHEMA says."""
+    if not predictions.width:
+        return pl.DataFrame(schema=ASKED_SCHEMA)
+    read = as_instant(predictions, "requested_at", "received_at")
+    return read.select(pl.col(name).cast(kind) for name, kind in ASKED_SCHEMA.items())
+
+
+def _stretch(period: Period, looked: Looked, news: News) -> Period:
+    """Return the period, grown to what the journal's news are about."""
+    if news.since is None:
+        return period
+    since = datetime.fromisoformat(news.since)
+    return Period(min(period.since, since), max(period.until, looked.until))
+
+
+def _gather(
+    journal: Predictions, told: pl.DataFrame, kept: pl.DataFrame, stretch: Period
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Return every outcome of the things that may have changed, what was kept of them, and what they name."""
+    inside = pl.col("known_at").is_between(stretch.since, stretch.until, closed="left")
+    asked = as_asked(journal.read_predictions(stretch))
+    meant = pl.col("prediction_id").is_in(asked["prediction_id"].implode())
+    touched = {*kept.filter(inside | meant | pl.col("thing").is_in(asked["entity"].implode()))["thing"]}
+    while True:
+        others = kept.filter(~inside & pl.col("thing").is_in(list(touched)))
+        rows = pl.concat([told, others.select(list(TOLD_SCHEMA))])
+        named = pl.concat([asked, _look_up(journal, rows, asked)])
+        rows = name_things(rows, named)
+        more = {*rows["thing"]} - touched
+        touched |= more
+        if not more:
+            return rows, kept.filter(pl.col("thing").is_in(list(touched))), named
+
+
+def _look_up(journal: Predictions, rows: pl.DataFrame, asked: pl.DataFrame) -> pl.DataFrame:
+    """Return the predictions that outcomes name and that are not at hand."""
+    wanted = rows.select(pl.col("prediction_id").drop_nulls().unique())
+    lacking = wanted.join(asked, on="prediction_id", how="anti")["prediction_id"]
+    found = [one for one in map(journal.find_prediction, lacking.sort()) if one is not None]
+    return as_asked(pl.DataFrame([_to_row(one) for one in found]))
+
+
+def _to_row(prediction: Any) -> dict[str, Any]:
+    return {name: getattr(prediction, name) for name in ASKED_SCHEMA}
+
+
+def _read_asked(
+    journal: Predictions, rows: pl.DataFrame, stretch: Period, horizon: timedelta, named: pl.DataFrame
+) -> pl.DataFrame:
+    """Return the predictions that outcomes may be the label of: nobody acted on those sent again."""
+    first = rows["known_at"].min()
+    since = first - REACH * horizon if isinstance(first, datetime) else stretch.since
+    near = as_asked(journal.read_predictions(Period(since, max(since, stretch.until))))
+    asked = pl.concat([near, named]).unique("prediction_id")
+    return asked.filter(~pl.col("prediction_id").is_in(journal.list_replayed()))
+
+
 def _read_feedback(journal: Predictions, period: Period) -> pl.DataFrame:
     told = journal.read_outcomes(period)
     if not len(told):
-        return pl.DataFrame(schema=OUTCOME_SCHEMA)
-    told = as_instant(told, "observed_at").rename({"observed_at": "known_at"})
-    return told.select(pl.col(name).cast(kind) for name, kind in OUTCOME_SCHEMA.items())
-
-
-def _as_predictions(predictions: pl.DataFrame) -> pl.DataFrame:
-    kinds = {n: LABEL_SCHEMA[n] for n in ("prediction_id", "entity", "score", "model_version", "served_by")}
-    if not predictions.width:
-        return pl.DataFrame(schema={**kinds, "requested_at": INSTANT, "received_at": INSTANT})
-    read = as_instant(predictions, "requested_at", "received_at")
-    named = (pl.col(name).cast(kind) for name, kind in kinds.items())
-    return read.select(*named, "requested_at", "received_at")
-
-
-def _rank_outcomes(asked: pl.DataFrame, outcomes: pl.DataFrame) -> pl.DataFrame:
-    # Sorted by every column, so that the order of arrival in the frame cannot matter.
-    named = asked.select("prediction_id", asked="entity").unique("prediction_id")
-    told = outcomes.join(named, on="prediction_id", how="left", maintain_order="none")
-    told = told.with_columns(entity=pl.coalesce("asked", "entity")).drop("asked")
-    told = told.sort("entity", "known_at", "outcome", "status", "prediction_id", nulls_last=False)
-    value = pl.col("outcome").fill_null(-1.0)
-    before = value.shift().over("entity")
-    role = pl.when(before.is_null()).then(pl.lit("first")).when(before != value).then(pl.lit("conflict"))
-    return told.with_columns(role=role.otherwise(pl.lit("duplicate")))
+        return pl.DataFrame(schema=TOLD_SCHEMA)
+    told = as_instant(told, "observed_at").rename({"observed_at": "known_at"}).with_columns(via=pl.lit(API))
+    return told.select(pl.col(name).cast(kind) for name, kind in TOLD_SCHEMA.items())
 
 
 @task(name="label", cache_policy=NO_CACHE)

@@ -26,6 +26,8 @@ from services.journal_records import (
     Heartbeat,
     KeptLetter,
     LetterFilter,
+    Mark,
+    News,
     Outcome,
     Prediction,
     Replayed,
@@ -43,6 +45,8 @@ __all__ = [
     "Journal",
     "KeptLetter",
     "LetterFilter",
+    "Mark",
+    "News",
     "Outcome",
     "Prediction",
     "ShadowScore",
@@ -129,6 +133,10 @@ class Journal:
     def read_outcomes(self, period: Period) -> pl.DataFrame:
         """Return outcomes by `observed_at`, oldest first."""
         return self._read("outcomes", "observed_at", period)
+
+    def find_news(self, after: Mark) -> News:
+        """Return what outcomes and predictions were written after a mark, and what time they are about."""
+        return self._tables.find_news(after)
 
     def read_dead_letters(self, period: Period) -> pl.DataFrame:
         """Return dead letters by `received_at`, which is wall-clock time, oldest first."""

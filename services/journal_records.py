@@ -90,6 +90,20 @@ class LetterFilter(NamedTuple):
     sampled: bool = False  # any so many, not the newest
 
 
+class Mark(NamedTuple):
+    """How far somebody has read: the newest row of each kind, in the order in which they were written."""
+
+    outcomes: int = 0
+    predictions: int = 0
+
+
+class News(NamedTuple):
+    """What was written after a mark: the mark now, and the earliest instant that any of it is about."""
+
+    mark: Mark
+    since: str | None
+
+
 class Heartbeat(NamedTuple):
     """Nothing but a sign that something could be written."""
 
@@ -145,6 +159,9 @@ class Tables(Protocol):
 
     def find_dead_letters(self, wanted: LetterFilter) -> list[KeptLetter]:
         """Return dead letters, oldest first."""
+
+    def find_news(self, after: Mark) -> News:
+        """Return what was written after a mark; all of it if the mark is beyond all that is there."""
 
     def list_answered(self) -> list[str]:
         """Return, of each letter that was sent again, what was answered: a JSON list of ids."""

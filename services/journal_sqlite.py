@@ -24,10 +24,12 @@ from services.journal_records import (
     Batch,
     KeptLetter,
     LetterFilter,
+    Mark,
+    News,
     Prediction,
     format_instant,
 )
-from services.journal_statements import IN_PERIOD, ROWS, insert_predictions, insert_rest, prepare
+from services.journal_statements import IN_PERIOD, NEWS, ROWS, insert_predictions, insert_rest, prepare
 
 Given = Sequence[Any] | Mapping[str, Any]
 
@@ -150,6 +152,18 @@ class SqliteTables:
         return sorted(
             (KeptLetter(*row) for row in self._select(query, given, prepared=True)), key=lambda kept: kept.id
         )
+
+    def find_news(self, after: Mark) -> News:
+        """Return what was written after a mark."""
+        found = []
+        for (table, (key, at)), mark in zip(NEWS.items(), after, strict=True):
+            newest = self._select(f"SELECT max({key}) FROM {table}", ())  # noqa: S608
+            newest = (newest[0][0] if newest else 0) or 0
+            query = f"SELECT min({at}) FROM {table} WHERE {key} > ? AND {key} <= ?"  # noqa: S608
+            # A mark beyond the newest row is another journal's: this one is told from its start.
+            rows = self._select(query, (mark if mark <= newest else 0, newest))
+            found.append((newest, rows[0][0] if rows else None))
+        return News(Mark(*(newest for newest, _ in found)), min((at for _, at in found if at), default=None))
 
     def list_answered(self) -> list[str]:
         """Return, of each letter that was sent again, what was answered: a JSON list of ids."""

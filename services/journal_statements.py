@@ -44,6 +44,8 @@ IN_PERIOD = (
     "requested_at >= :since AND requested_at < :until"
     " AND substr(requested_at, 1, 13) BETWEEN substr(:since, 1, 13) AND substr(:until, 1, 13)"
 )
+# What grows with each row of a table, and the instant that the row is about.
+NEWS = {"outcomes": ("outcome_id", "observed_at"), "predictions": ("rowid", "requested_at")}
 _MARKS = f"({', '.join('?' * len(PREDICTION))})"
 _PREDICTIONS = f"INSERT INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
 INSERTS = [_PREDICTIONS + ", ".join([_MARKS] * rows) for rows in range(ROWS + 1)]

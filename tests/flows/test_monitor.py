@@ -17,6 +17,7 @@ from feature_repo.problem import PROBLEM
 from flows.day_watch import list_days
 from flows.judgement import monitor_window
 from flows.label import label_period
+from services.journal_records import News
 from flows.monitor import EVENT, emit_retrain, list_windows, monitor, monitor_step, run_monitor
 from flows.notify import read_windows
 from flows.policy.incident import POLICIES, find_incidents
@@ -60,6 +61,12 @@ class FakeJournal:
 
     def read_outcomes(self, period):
         return pl.DataFrame()
+
+    def find_prediction(self, prediction_id):
+        return None
+
+    def find_news(self, after):
+        return News(after, None)
 
 
 def draw(rng, rows, signal=1.0, shift=0.0):

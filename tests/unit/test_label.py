@@ -1,6 +1,6 @@
 """Labels: outcomes joined to predictions, whatever the order and however often they are told."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from feature_repo.contract import Period, RawTable
 from feature_repo.lake import Lake
 from feature_repo.problem import PROBLEM
-from flows.label import OUTCOME_SCHEMA, join_outcomes, label_period, read_labels
+from flows.label import LabelCounts, as_asked, count_labels, label_period, read_labels
+from flows.outcomes import FATES, TOLD_SCHEMA, name_things, resolve
+from flows.outcomes_kept import MARK, TABLE, count_fates, read_kept
+from services.journal_records import Mark, News, Prediction
 
 INSTANT = pl.Datetime("us", "UTC")
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
@@ -38,6 +41,16 @@ class FakeJournal:
     def read_predictions(self, period):
         return self._within(self.predictions, "requested_at", period)
 
+    def find_prediction(self, prediction_id):
+        rest = dict.fromkeys(Prediction._fields, "")
+        found = [Prediction(**rest | p) for p in self.predictions if p["prediction_id"] == prediction_id]
+        return found[0] if found else None
+
+    def find_news(self, after):
+        new = [p["requested_at"] for p in self.predictions[after.predictions :]]
+        new += [o["observed_at"] for o in self.outcomes[after.outcomes :]]
+        return News(Mark(len(self.outcomes), len(self.predictions)), min(new, default=None))
+
     def list_replayed(self):
         return self.replayed
 
@@ -61,14 +74,36 @@ def asked(entity, at=NOON, number=1, version="1", score=0.5):
     }
 
 
-def told(entity, value, at, status="arrived", prediction=None):
+def told(entity, value, at, status="arrived", prediction=None, via="api"):
     """An outcome."""
-    return {"entity": entity, "prediction_id": prediction, "outcome": value, "status": status, "known_at": at}
+    row = {"entity": entity, "prediction_id": prediction, "outcome": value, "status": status}
+    return {**row, "known_at": at, "via": via}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Outcomes joined to predictions."""
+
+    history: pl.DataFrame  # a row for each change of a label
+    labels: pl.DataFrame  # the last of each thing
+    fates: list[str]
+    counts: LabelCounts
 
 
 def join(predictions, outcomes):
     """Join rows given as dicts."""
-    return join_outcomes(pl.DataFrame(predictions), pl.DataFrame(outcomes, schema=OUTCOME_SCHEMA), HORIZON)
+    asked = as_asked(pl.DataFrame(predictions))
+    rows = name_things(pl.DataFrame(outcomes, schema=TOLD_SCHEMA), asked)
+    resolved = resolve(asked, rows, HORIZON)
+    labels = resolved.labels.group_by("entity", maintain_order=True).last().select(resolved.labels.columns)
+    counts = count_labels(resolved, Period(NOON - 99 * HOUR, NOON + 999 * HOUR))
+    return Joined(resolved.labels, labels.sort("known_at", "prediction_id"), list(resolved.told["fate"]), counts)
+
+
+def as_feedback(entity, value, at, prediction=None):
+    """An outcome as the journal has it."""
+    row = {"entity": entity, "prediction_id": prediction, "outcome": value, "status": "arrived"}
+    return {**row, "observed_at": at.isoformat().replace("+00:00", "Z")}
 
 
 def test_an_outcome_labels_its_prediction():
@@ -129,8 +164,43 @@ def test_what_will_never_have_an_outcome_is_kept_as_such():
 def test_late_outcomes_and_orphans_are_counted():
     """After the horizon a label still counts, and says so; one without prediction is an orphan."""
     late = told("a", 1.0, NOON + HORIZON + HOUR)
-    counts = join([asked("a")], [late, told("nobody", 1.0, NOON)]).counts
-    assert (counts.late, counts.orphans, counts.labelled) == (1, 1, 1)
+    joined = join([asked("a")], [late, told("nobody", 1.0, NOON)])
+    assert (joined.counts.late, joined.counts.orphans, joined.counts.labelled) == (1, 1, 1)
+    assert joined.fates == ["late", "orphan"]
+
+
+def test_the_source_holds_against_a_client_however_late_the_client_says_otherwise():
+    """A client's later word is a conflict, and its earlier one too; the label is the source's."""
+    outcomes = [
+        told("a", 0.0, NOON + 3 * HOUR),
+        told("a", 1.0, NOON + 4 * HOUR, via="source"),
+        told("a", 0.0, NOON + 5 * HOUR),
+    ]
+    joined = join([asked("a")], outcomes)
+    assert joined.labels["outcome"].to_list() == [1.0]
+    assert joined.fates == ["conflict", "accepted", "conflict"]
+    assert joined.history["outcome"].to_list() == [0.0, 1.0]
+
+
+def test_what_goes_back_and_forth_holds_from_its_last_turn():
+    """An outcome withdrawn and told again is known since it was told again."""
+    outcomes = [told("a", v, NOON + h * HOUR) for v, h in ((1.0, 3), (0.0, 4), (1.0, 5), (1.0, 6))]
+    joined = join([asked("a")], outcomes)
+    assert joined.labels["known_at"].to_list() == [NOON + 5 * HOUR]
+    assert joined.fates == ["duplicate", "conflict", "accepted", "duplicate"]
+
+
+def test_an_outcome_that_everybody_asked_about_too_late_is_no_label():
+    """It was known when the first prediction was asked for: told so, not taken for an orphan."""
+    joined = join([asked("a", NOON + 9 * HOUR)], [told("a", 1.0, NOON + 4 * HOUR)])
+    assert (joined.fates, len(joined.labels)) == (["hindsight"], 0)
+
+
+def test_a_prediction_after_a_first_word_is_hindsight_though_a_correction_came_later():
+    """Whoever asked could know the first word: the correction labels the prediction before it."""
+    predictions = [asked("a"), asked("a", NOON + 5 * HOUR, 2)]
+    joined = join(predictions, [told("a", 1.0, NOON + 4 * HOUR), told("a", 0.0, NOON + 6 * HOUR)])
+    assert joined.labels.select("prediction_id", "outcome").rows() == [("a/1", 0.0)]
 
 
 def test_feedback_by_prediction_id_reaches_the_thing_predicted():
@@ -161,9 +231,46 @@ def test_the_order_of_rows_does_not_matter(data):
     ]
     first = join(predictions, outcomes)
     again = join(data.draw(st.permutations(predictions)), data.draw(st.permutations(outcomes)))
-    assert first.labels.equals(again.labels)
-    assert first.counts == again.counts
-    assert first.labels["entity"].n_unique() == len(first.labels)
+    assert first.history.equals(again.history)
+    assert (first.counts, first.fates) == (again.counts, again.fates)
+    assert first.history.select("entity", "known_at").is_unique().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_the_order_and_batches_of_delivery_do_not_matter(data, tmp_path_factory):
+    """Whatever comes when, and however often a day is run: the same labels and the same fates are kept."""
+    entity, hours = st.sampled_from("abc"), st.integers(0, 60)
+    rows = data.draw(st.lists(st.tuples(entity, hours), max_size=6))
+    predictions = [asked(e, NOON + h * HOUR, i) for i, (e, h) in enumerate(rows)]
+    told_ = st.tuples(st.sampled_from(["a", "b", "c", None]), st.sampled_from([0.0, 1.0]), hours)
+    outcomes = [
+        as_feedback(e, v, NOON + h * HOUR, p if e else p or "a/0")
+        for (e, v, h), p in data.draw(
+            st.lists(st.tuples(told_, st.sampled_from([None, "a/0", "b/1", "gone"])), max_size=8)
+        )
+    ]
+    landed = [("a", 1.0, "arrived", NOON + 30 * HOUR)]
+    kept = []
+    for shuffled in (False, True):
+        lake = Lake(tmp_path_factory.mktemp("lake"))
+        frame = pl.DataFrame(landed, schema=LANDED, orient="row")
+        lake.replace("landings", frame, Period(NOON, NOON + 3 * timedelta(days=1)), by="known_at")
+        journal = FakeJournal()
+        batches = [(predictions, outcomes)]
+        if shuffled:
+            some, cut = data.draw(st.permutations(predictions)), data.draw(st.integers(0, 8))
+            told_again = data.draw(st.permutations(outcomes))
+            batches = [(some[cut:], told_again[:cut]), (some[:cut], told_again[cut:])]
+        for asked_, said in batches:
+            journal.predictions += asked_
+            journal.outcomes += said
+            for number in data.draw(st.permutations([0, 1, 2])) if shuffled else (0, 1, 2):
+                label_period(lake, journal, TOY, day(number))
+        fates = read_kept(lake).sort(pl.all())
+        labels = lake.read("labels")
+        kept.append((fates.rows(), sorted(labels.rows()) if labels.width else []))
+    assert kept[0] == kept[1]
 
 
 @pytest.fixture
@@ -206,12 +313,51 @@ def test_feedback_and_source_are_one_outcome(lake):
 
 def test_a_correction_on_a_later_day_wins_without_rewriting_the_past(lake):
     """Labels are read as they stood at an instant: before a correction the old value, then the new."""
-    feedback = {"entity": "a", "prediction_id": "a/1", "outcome": 0.0, "status": "arrived"}
-    journal = FakeJournal([asked("a")], [{**feedback, "observed_at": (NOON + 26 * HOUR).isoformat()}])
+    first, then = as_feedback("z", 1.0, NOON + 4 * HOUR), as_feedback("z", 0.0, NOON + 26 * HOUR)
+    journal = FakeJournal([asked("z")], [first, then])
     for number in (0, 1):
         label_period(lake, journal, TOY, day(number))
     seen = [read_labels(lake, day(0), NOON + h * HOUR)["outcome"].to_list() for h in (5, 25, 27)]
     assert seen == [[1.0], [1.0], [0.0]]
+
+
+def test_an_orphan_that_finds_its_prediction_is_a_label(lake):
+    """The prediction came into the journal after the outcome was labelled: the next run finds both."""
+    journal = FakeJournal()
+    assert label_period(lake, journal, TOY, day(0)).orphans == 2
+    journal.predictions.append(asked("a"))
+    label_period(lake, journal, TOY, day(3))
+    assert lake.read("labels")["entity"].to_list() == ["a"]
+    assert count_fates(read_kept(lake)) == {**dict.fromkeys(FATES, 0), "accepted": 1, "orphan": 2}
+
+
+def test_an_outcome_delivered_after_its_day_was_run_is_labelled_by_the_next_run(lake):
+    """Nobody has to run the day again."""
+    journal = FakeJournal([asked("z")])
+    for number in (0, 1):
+        label_period(lake, journal, TOY, day(number))
+    journal.outcomes.append(as_feedback("z", 1.0, NOON + 6 * HOUR))
+    label_period(lake, journal, TOY, day(2))
+    assert read_labels(lake, day(0), NOON + 7 * HOUR)["entity"].to_list() == ["z"]
+
+
+def test_an_outcome_that_names_its_prediction_finds_it_however_late(lake):
+    """A month later, by id alone: kept, a label, and late."""
+    journal = FakeJournal([asked("z")], [as_feedback(None, 1.0, NOON + 720 * HOUR, "z/1")])
+    assert label_period(lake, journal, TOY, day(30)).late == 1
+
+
+def test_a_run_that_was_killed_before_it_kept_how_far_it_came_is_made_up_for(lake):
+    """Without the mark all is looked at again, and nothing changes."""
+    journal = FakeJournal([asked("a")], [as_feedback("a", 0.0, NOON + 3 * HOUR)])
+    label_period(lake, journal, TOY, day(0))
+    before = lake.hashes()
+    (lake.root / MARK).unlink()
+    label_period(lake, journal, TOY, day(1))
+    kept = read_kept(lake)
+    assert lake.hashes()["labels"] == before["labels"]
+    assert kept.filter(thing="a")["fate"].to_list() == ["conflict", "accepted"]
+    assert TABLE in before
 
 
 def test_a_lake_without_outcomes_labels_nothing(tmp_path):
