@@ -20,6 +20,7 @@ from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_features import features
 from flows.cli_monitoring import app as monitoring
+from flows.cli_outcomes import outcomes
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
@@ -294,6 +295,7 @@ def example(ctx: typer.Context) -> None:
 
 app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
+app.command(rich_help_panel=DATA)(outcomes)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(trace)

@@ -31,7 +31,14 @@ from flows.outcomes import (
     name_things,
     resolve,
 )
-from flows.outcomes_kept import KEPT_SCHEMA, LABELS, Looked, read_kept, read_looked, write_looked, write_resolved
+from flows.outcomes_kept import (
+    LABELS,
+    Looked,
+    read_kept,
+    read_looked,
+    write_looked,
+    write_resolved,
+)
 from services.journal_records import Mark, News, Prediction
 
 TABLE = LABELS

@@ -157,7 +157,9 @@ def _tell_fates(
     rows = ordered.join(last, on="thing", how="left").join(waited, on="place", how="left")
     rows = rows.join(counted.select("thing", "hindsight"), on="thing", how="left")
     is_last = pl.col("place") == pl.col("last")
-    unlabelled = pl.when(pl.col("hindsight").fill_null(0) > 0).then(pl.lit(HINDSIGHT)).otherwise(pl.lit(ORPHAN))
+    unlabelled = (
+        pl.when(pl.col("hindsight").fill_null(0) > 0).then(pl.lit(HINDSIGHT)).otherwise(pl.lit(ORPHAN))
+    )
     fate = (
         pl.when(~is_last & (pl.col("value") == pl.col("holds")))
         .then(pl.lit(DUPLICATE))

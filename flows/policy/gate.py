@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.policy.gate_check import Check
+from flows.policy.gate_inputs import InputColumn, Remade, check_alone, check_contract, check_remade
+from flows.policy.recalibration import Slope, fit_slope
+
+__all__ = ["Check", "Evidence", "GatePolicy", "GateVerdict", "judge"]
+
 Floats = NDArray[np.float64]
 
 
@@ -24,6 +30,9 @@ class GatePolicy:
     level             confidence of the overall interval; slices share its error (Bonferroni)
     max_bias          |mean prediction - observed rate| of the candidate, a fifth of a typical rate;
                       or no further off than the champion, whichever is more
+    slopes            of the logistic recalibration: at 1 the scores are as spread as they should be, below
+                      they are too sure of themselves; surely outside closes the gate, unless the
+                      champion's lies further off
     max_latency_ms    95th percentile of one answer in a clean process
     resamples, seed   of the bootstrap
     """
@@ -33,19 +42,10 @@ class GatePolicy:
     min_slice_rows: int = 300
     level: float = 0.95
     max_bias: float = 0.05
+    slopes: tuple[float, float] = (0.6, 1.5)
     max_latency_ms: float = 50.0
     resamples: int = 2_000
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that the gate looked at."""
-
-    name: str
-    passed: bool
-    got: str
-    expected: str
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,14 @@ class Evidence:
 
     outcomes      (n,) 0/1
     candidate     (n,) probabilities
-    rivals        name -> (n,) probabilities: the champion, or the base rate and a linear model
+    rivals        name -> (n,) probabilities: the champion if there is one, the base rate, a linear model
     days          (n,) integers: which day each row belongs to
     slices        name of a slicing column -> (n,) labels
     latency_ms    95th percentile of one answer in a clean process; None if it did not answer
     complaint     why it did not answer, or ""
+    inputs        the candidate's inputs, where it learned and in these rows
+    remade        the inputs' values made again as of the decision
+    best_auc      the best that a champion has had, when it was fitted or on these rows; None if there is none
     """
 
     outcomes: Floats
@@ -85,17 +88,23 @@ class Evidence:
     slices: Mapping[str, NDArray[Any]]
     latency_ms: float | None
     complaint: str = ""
+    inputs: tuple[InputColumn, ...] = ()
+    remade: tuple[Remade, ...] = ()
+    best_auc: float | None = None
 
 
 def judge(evidence: Evidence, policy: GatePolicy = GatePolicy()) -> GateVerdict:
     """Return the verdict on a candidate."""
     checks = [_answers(evidence, policy), _enough(evidence, policy)]
+    checks += [check_contract(evidence.inputs), check_remade(evidence.remade)]
+    checks.append(check_alone(evidence.inputs, evidence.best_auc))
     if not checks[1].passed or not evidence.rivals:
         rivals = Check("rivals", bool(evidence.rivals), f"{len(evidence.rivals)} rivals", "one or more")
         return GateVerdict((*checks, rivals))
     for name, scores in evidence.rivals.items():
         checks.append(_better(name, evidence, scores, policy))
     checks.append(_unbiased(evidence, policy))
+    checks.extend(_well_spread(evidence, policy))
     champion = evidence.rivals.get("champion")
     if champion is not None:
         checks.extend(_no_slice_worse(evidence, champion, policy))
@@ -154,6 +163,29 @@ def _unbiased(evidence: Evidence, policy: GatePolicy) -> Check:
     bound = policy.max_bias if champion is None else max(policy.max_bias, abs(float(champion.mean() - rate)))
     got = f"mean prediction off by {bias:+.3f}"
     return Check("calibration in the large", abs(bias) <= bound, got, f"at most {bound:.3f}")
+
+
+def _well_spread(evidence: Evidence, policy: GatePolicy) -> list[Check]:
+    slope = fit_slope(evidence.candidate, evidence.outcomes, evidence.days, policy.level)
+    upright, spread = "ranks the right way up", "calibration slope"
+    low, high = policy.slopes
+    if slope is None:
+        got = "no slope: the scores are all one, or the outcomes are"
+        return [Check(upright, False, got, "scores that rank"), Check(spread, False, got, f"{low} to {high}")]
+    turned = slope.high < 0
+    told = f"ranks upside down, slope {slope}" if turned else f"slope {slope}"
+    checks = [Check(upright, not turned, told, "not surely below zero")]
+    champion = evidence.rivals.get("champion")
+    other = None if champion is None else fit_slope(champion, evidence.outcomes, evidence.days, policy.level)
+    outside = slope.low > high or slope.high < low
+    nearer = other is not None and other.value > 0 and _distance(slope) <= _distance(other)
+    passed = not turned and (not outside or nearer)
+    return [*checks, Check(spread, passed, f"slope {slope}", f"not surely outside {low} to {high}")]
+
+
+def _distance(slope: Slope) -> float:
+    """Return how far a slope is from 1, a half as far as twice; infinity if it does not rank."""
+    return abs(float(np.log(slope.value))) if slope.value > 0 else float("inf")
 
 
 def _no_slice_worse(evidence: Evidence, champion: Floats, policy: GatePolicy) -> list[Check]:

@@ -97,7 +97,9 @@ def join(predictions, outcomes):
     resolved = resolve(asked, rows, HORIZON)
     labels = resolved.labels.group_by("entity", maintain_order=True).last().select(resolved.labels.columns)
     counts = count_labels(resolved, Period(NOON - 99 * HOUR, NOON + 999 * HOUR))
-    return Joined(resolved.labels, labels.sort("known_at", "prediction_id"), list(resolved.told["fate"]), counts)
+    return Joined(
+        resolved.labels, labels.sort("known_at", "prediction_id"), list(resolved.told["fate"]), counts
+    )
 
 
 def as_feedback(entity, value, at, prediction=None):
