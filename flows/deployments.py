@@ -74,6 +74,7 @@ PLANS = (
         event=RETRAIN_EVENT,
         from_event=(
             ("until", "{{ event.payload.until }}"),
+            ("window", "{{ event.payload.window | default('') }}"),
             ("reason", "{{ event.payload.reasons | default('the monitor asked for it') }}"),
         ),
     ),

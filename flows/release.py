@@ -41,7 +41,9 @@ def _reconcile(project: Project) -> None:
         ours = state.settle(alias, named)
         if not ours and named != last:
             state.note(alias, last, named, f"noticed: {alias} was {last or 'none'}")
-            end_rollout(project, f"somebody moved {alias} from {last or 'none'} to {named or 'none'} in MLflow")
+            end_rollout(
+                project, f"somebody moved {alias} from {last or 'none'} to {named or 'none'} in MLflow"
+            )
     if champion is None or seen == str(champion):
         return
     if seen and registry.has(int(seen)):

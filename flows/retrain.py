@@ -1,50 +1,161 @@
-"""Retrain: train a candidate, let the gate decide, release it if it passed."""
+"""Retrain: train a candidate, let the gate decide, release it if it passed; keep what came of it.
 
-from dataclasses import dataclass
+The same window of the monitor is answered once. After rejections in a row that came no nearer, requests
+that no person made are held until there is new evidence. A run that was killed between the gate's verdict
+and the release is made up for by the next one of the same key.
+"""
+
+import uuid
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 
+from flows.code_version import read_code_version
 from flows.gate import gate
 from flows.ingest import landed_until
 from flows.policy.gate import GateVerdict
+from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
 from flows.project import Project, open_project
-from flows.release import release
+from flows.retrain_records import (
+    HELD,
+    PASSED,
+    REJECTED,
+    RELEASED,
+    Retrain,
+    list_tried,
+    now,
+    read_retrains,
+    record_retrain,
+    tell_tried,
+)
+from flows.rollout import release_passed
 from flows.summary import publish_table
 from flows.train import train
+from flows.training_window import tabulate
+
+Stage = Literal["full", "shadow", "canary"]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a retrain came to."""
+class Request:
+    """Who asks for a retrain, and why.
 
-    version: int
-    passed: bool
-    reasons: tuple[str, ...]
+    key     names the request: a run of the same key takes up what a killed one left
+    window  the monitor's window that asked; it is answered once
+    """
+
+    until: datetime
+    reason: str
+    cause: str = HAND
+    window: str = ""
+    key: str = ""
+    stage: Stage = "full"
 
 
-def retrain_and_release(project: Project, until: datetime, reason: str) -> Outcome:
-    """Train on labels known before `until`; promote the candidate only if the gate passes it."""
-    candidate = train(project, until, reason)
+def retrain_and_release(project: Project, request: Request) -> Retrain:
+    """Train on labels known before `until`; release the candidate only if the gate passes it."""
+    history = read_retrains(project.lake)
+    key = request.window or request.key or str(uuid.uuid4())
+    left = next((one for one in history if one.key == key and one.state == PASSED), None)
+    if left is not None:
+        return _release(project, left, request.stage)
+    begun = Retrain(
+        key=key,
+        asked_at=now(),
+        until=request.until,
+        cause=request.cause,
+        reason=request.reason,
+        window=request.window,
+        evidence=_describe_evidence(project),
+    )
+    leave = may_retrain(
+        list_tried(history),
+        cause=request.cause,
+        until=request.until,
+        window=request.window,
+        evidence=begun.evidence,
+    )
+    if not leave.granted:
+        return _hold(project, begun, leave.reason, history)
+    record_retrain(project.lake, begun)
+    candidate = train(project, request.until, request.reason)
     verdict: GateVerdict = gate(project, candidate)
-    if verdict.passed:
-        release(project, candidate.version, reason)
-    return Outcome(candidate.version, verdict.passed, verdict.reasons)
+    judged = replace(
+        begun,
+        state=PASSED if verdict.passed else REJECTED,
+        version=candidate.version,
+        learned_from=candidate.window,
+        tried=tell_tried(tabulate(candidate.windows, candidate.window)),
+        why="; ".join(verdict.reasons) or "every check held",
+        behind=verdict.behind,
+    )
+    record_retrain(project.lake, judged)
+    return _release(project, judged, request.stage) if verdict.passed else judged
+
+
+def _hold(project: Project, begun: Retrain, why: str, history: list[Retrain]) -> Retrain:
+    held = replace(begun, state=HELD, why=why)
+    # What the key came to before stays as it was; the answer alone says that it is not done again.
+    if any(one.key == held.key for one in history):
+        return held
+    return record_retrain(project.lake, held)
+
+
+def _release(project: Project, passed: Retrain, stage: Stage) -> Retrain:
+    assert passed.version is not None, "only what was trained passes"
+    told = release_step(project, passed.version, passed.reason, stage)
+    return record_retrain(project.lake, replace(passed, state=RELEASED, released=told))
+
+
+def _describe_evidence(project: Project) -> str:
+    champion = project.registry.aliases().get("champion")
+    return f"champion {champion or 'none'}, {project.problem.feature_service}, code {read_code_version()}"
+
+
+@task(name="release", cache_policy=NO_CACHE)
+def release_step(project: Project, version: int, reason: str, stage: Stage) -> str:
+    """Release a version that the gate passed; return how."""
+    rollout = release_passed(project, version, reason, stage=stage)
+    return f"{stage}: {rollout.state}"
 
 
 @flow(name="retrain")
-def retrain(until: datetime | None = None, reason: str = "by hand") -> dict[str, object]:
-    """Train on everything known before `until` (default: all that has landed) and end in the gate."""
+def retrain(
+    until: datetime | None = None, reason: str = "by hand", window: str = "", stage: Stage = "full"
+) -> dict[str, object]:
+    """Train on everything known before `until` (default: all that has landed) and end in the gate.
+
+    `window` is the monitor's, if it asked: it is answered once. `stage` is how a candidate that passes
+    is released: at once and watched (full), or beside the champion first (shadow, canary).
+    """
     project = open_project()
     until = until or landed_until(project)
-    outcome = retrain_and_release(project, until, reason)
+    cause, key = _read_run()
+    request = Request(until, reason, EVENT if window else cause, window, key, stage)
+    came = retrain_and_release(project, request)
     told = {
-        "version": outcome.version,
+        "version": came.version or "",
         "until": f"{until:%Y-%m-%d %H:%M}",
         "reason": reason,
-        "gate": "passed" if outcome.passed else "rejected",
-        "why": "; ".join(outcome.reasons) or "every check held",
+        "gate": {HELD: "held", REJECTED: "rejected"}.get(came.state, "passed"),
+        "why": came.why,
+        "learned from": came.learned_from,
+        "released": came.released,
     }
     get_run_logger().info("version %(version)s %(gate)s: %(why)s", told)
     publish_table("retrain", [told], "What the retrain came to")
     return told
+
+
+def _read_run() -> tuple[str, str]:
+    """Return what started this run, and its id."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None:
+        return HAND, ""
+    return (SCHEDULE if run.auto_scheduled else HAND), str(run.id)

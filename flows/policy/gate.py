@@ -50,9 +50,13 @@ class GatePolicy:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """All checks, and what they amount to."""
+    """All checks, and what they amount to.
+
+    behind   the candidate's log loss less the champion's; None without one, or without enough rows
+    """
 
     checks: tuple[Check, ...]
+    behind: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -108,7 +112,7 @@ def judge(evidence: Evidence, policy: GatePolicy = GatePolicy()) -> GateVerdict:
     champion = evidence.rivals.get("champion")
     if champion is not None:
         checks.extend(_no_slice_worse(evidence, champion, policy))
-    return GateVerdict(tuple(checks))
+    return GateVerdict(tuple(checks), _measure_gap(evidence, champion))
 
 
 def log_loss(outcomes: Floats, scores: Floats) -> Floats:
@@ -153,6 +157,13 @@ def _better(name: str, evidence: Evidence, scores: Floats, policy: GatePolicy) -
     mean, low, high = resample_days(difference, evidence.days, policy.level, policy.resamples, policy.seed)
     got = f"log loss differs by {mean:+.4f} ({policy.level:.0%}: {low:+.4f} to {high:+.4f})"
     return Check(f"better than the {name}", high < 0, got, "an interval below zero")
+
+
+def _measure_gap(evidence: Evidence, champion: Floats | None) -> float | None:
+    if champion is None:
+        return None
+    gap = log_loss(evidence.outcomes, evidence.candidate) - log_loss(evidence.outcomes, champion)
+    return float(gap.mean())
 
 
 def _unbiased(evidence: Evidence, policy: GatePolicy) -> Check:

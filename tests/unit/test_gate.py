@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from flows.policy.gate import Evidence, GatePolicy, judge
+from flows.policy.gate_inputs import InputColumn, Remade, check_alone, check_contract, check_remade
+from flows.policy.recalibration import fit_slope
 
 ROWS, DAYS = 4_000, 14
 
@@ -26,6 +28,9 @@ def make_evidence(gain: float = 0.6, seed: int = 0) -> Evidence:
         days=np.arange(ROWS) % DAYS,
         slices={"carrier": np.where(np.arange(ROWS) % 2, "AA", "UA")},
         latency_ms=5.0,
+        inputs=(InputColumn("amount", fitted_null=0.1, held_null=0.1, champion_null=0.1, alone=0.6),),
+        remade=(Remade("amount", 200, 0),),
+        best_auc=0.65,
     )
 
 
@@ -44,6 +49,8 @@ def test_a_better_candidate_passes() -> None:
         ({"rivals": {}}, "rivals"),
         ({"days": np.zeros(ROWS, dtype=np.int64)}, "newer labelled data"),
         ({"candidate": np.full(ROWS, 0.9)}, "better than the champion"),
+        ({"inputs": ()}, "input contract"),
+        ({"remade": ()}, "leak: values as known at the decision"),
     ],
 )
 def test_one_failing_check_closes_the_gate(change: dict[str, object], check: str) -> None:
@@ -90,3 +97,87 @@ def test_calibration_is_bounded_by_the_champion_where_the_rate_moved(shift: floa
     )
     checks = {check.name: check.passed for check in judge(moved).checks}
     assert checks["calibration in the large"] is passes
+
+
+def test_a_candidate_no_better_than_the_base_rate_does_not_pass_though_the_champion_is_worse() -> None:
+    """A champion that decayed is no excuse: the base rate and a linear model are always beaten."""
+    evidence = make_evidence()
+    rivals = {**evidence.rivals, "linear model": evidence.candidate}
+    verdict = judge(dataclasses.replace(evidence, rivals=rivals))
+    assert [reason.split(":")[0] for reason in verdict.reasons] == ["better than the linear model"]
+
+
+def test_scores_that_rank_upside_down_are_told_so() -> None:
+    """Not only worse: turned round, which another threshold would not mend."""
+    evidence = make_evidence(gain=0.9)
+    verdict = judge(dataclasses.replace(evidence, candidate=1 - evidence.candidate))
+    assert any("ranks upside down" in reason for reason in verdict.reasons)
+
+
+def test_scores_far_too_sure_of_themselves_fail_by_their_slope() -> None:
+    """The slope of the recalibration of scores pulled apart threefold is a third."""
+    evidence = make_evidence(gain=0.9)
+    logit = np.log(evidence.candidate / (1 - evidence.candidate))
+    sure = 1 / (1 + np.exp(-(3 * (logit - logit.mean()) + logit.mean())))
+    rivals = {"champion": evidence.candidate}
+    verdict = judge(dataclasses.replace(evidence, candidate=sure, rivals=rivals))
+    assert any(reason.startswith("calibration slope") for reason in verdict.reasons)
+
+
+def test_the_slope_of_true_probabilities_is_one() -> None:
+    """The interval covers 1 for the probabilities that the outcomes were drawn with."""
+    covered = 0
+    for seed in range(100):
+        evidence = make_evidence(gain=1.0, seed=seed)
+        slope = fit_slope(evidence.candidate, evidence.outcomes, evidence.days)
+        assert slope is not None
+        covered += slope.low <= 1 <= slope.high
+    assert covered >= 88
+
+
+def test_scores_that_are_all_one_do_not_rank() -> None:
+    """Nothing can be fitted, and the gate stays closed."""
+    evidence = dataclasses.replace(make_evidence(), candidate=np.full(ROWS, 0.3))
+    assert fit_slope(evidence.candidate, evidence.outcomes, evidence.days) is None
+    assert any(reason.startswith("ranks the right way up") for reason in judge(evidence).reasons)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (InputColumn("x", 1.0, 1.0, 0.1), "x is null in 100% of what it learned from"),
+        (InputColumn("x", 0.5, 0.5, 0.1), "10% for the champion"),
+        (InputColumn("x", 0.1, 0.6), "null in 60% of newer rows"),
+        (InputColumn("x", 0.0, 0.0, unseen=0.3), "never seen in 30%"),
+        (InputColumn("x", 0.0, 0.0, outside=0.9), "outside its range in 90%"),
+    ],
+)
+def test_an_input_that_broke_is_named(column: InputColumn, words: str) -> None:
+    """What broke, in which column, and by how much."""
+    check = check_contract([column, InputColumn("y", 0.8, 0.8, 0.8)])
+    assert not check.passed
+    assert words in check.got
+    assert check.got.startswith("1 of 2 inputs")
+
+
+def test_a_column_that_always_was_empty_breaks_nothing() -> None:
+    """What the champion lives with is no reason against its successor."""
+    assert check_contract([InputColumn("gust", 1.0, 1.0, 1.0), InputColumn("y", 0.0, 0.1)]).passed
+
+
+def test_values_that_cannot_be_made_again_are_a_leak() -> None:
+    """One in a hundred may differ: a row restated meanwhile; more is knowledge of the future."""
+    assert check_remade([Remade("x", 500, 5)]).passed
+    check = check_remade([Remade("x", 500, 6, "a: 1, known then 2"), Remade("y", 500, 0)])
+    assert not check.passed
+    assert "x differs in 6 of 500 (a: 1, known then 2)" in check.got
+    assert not check_remade([Remade("x", 3, 0)]).passed
+
+
+def test_an_input_that_alone_outdoes_every_champion_is_too_good_to_be_true() -> None:
+    """The bound is the best that a champion had; for a first model it is 0.9."""
+    column = InputColumn("x", 0.0, 0.0, alone=0.8)
+    assert not check_alone([column], 0.72).passed
+    assert check_alone([column], 0.78).passed
+    assert check_alone([column], None).passed
+    assert not check_alone([InputColumn("x", 0.0, 0.0, alone=0.95)], None).passed

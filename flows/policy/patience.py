@@ -1,0 +1,99 @@
+"""May a retrain be asked for again? One answer a window, and patience after rejections that brought nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+HAND, EVENT, SCHEDULE = "hand", "event", "schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class PatiencePolicy:
+    """When retrains that nobody asked for by hand are held.
+
+    rejections   3 in a row, none of which came nearer to the champion than those before: what is
+                 tried is the same thing again
+    nearer       0.001 of log loss: a smaller step nearer is chance
+    wait         28 days of newer labels are new evidence, and with each further rejection as many more
+    most         of the days that may be waited for
+    """
+
+    rejections: int = 3
+    nearer: float = 0.001
+    wait: timedelta = timedelta(days=28)
+    most: timedelta = timedelta(days=112)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One retrain of before.
+
+    window     key of the monitor's window that asked for it, or ""
+    evidence   what it was judged against and made of: the champion, the feature service, the code
+    behind     by how much its log loss was above the champion's; None if nothing was compared
+    """
+
+    until: datetime
+    passed: bool
+    window: str = ""
+    evidence: str = ""
+    behind: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Whether to retrain, and why or why not."""
+
+    granted: bool
+    reason: str
+
+
+def may_retrain(
+    history: Sequence[Tried],
+    *,
+    cause: str,
+    until: datetime,
+    window: str = "",
+    evidence: str = "",
+    policy: PatiencePolicy = PatiencePolicy(),
+) -> Leave:
+    """Decide on a request, given every retrain that came to its end, oldest first."""
+    answered = next((one for one in history if window and one.window == window), None)
+    if answered is not None:
+        came = "passed" if answered.passed else "was rejected"
+        return Leave(
+            False, f"window {window} was answered: its retrain until {answered.until:%Y-%m-%d} {came}"
+        )
+    if cause == HAND:
+        return Leave(True, "a person asked for it")
+    row = _list_rejections(history)
+    if len(row) < policy.rejections:
+        return Leave(True, f"{len(row)} rejections in a row, patience ends at {policy.rejections}")
+    if row[-1].evidence != evidence:
+        return Leave(True, "the champion, the features or the code are others than at the last rejection")
+    if _comes_nearer(row, policy):
+        return Leave(True, "the last candidates came nearer to the champion")
+    wait = min(policy.most, policy.wait * (1 + len(row) - policy.rejections))
+    due = row[-1].until + wait
+    if until >= due:
+        return Leave(True, f"{(until - row[-1].until).days} days of newer labels since the last rejection")
+    return Leave(
+        False,
+        f"{len(row)} retrains in a row were rejected and none came nearer: held until there are labels of "
+        f"{due:%Y-%m-%d}, another champion, other features or other code; by hand it runs at once",
+    )
+
+
+def _list_rejections(history: Sequence[Tried]) -> list[Tried]:
+    """Return the rejections since the last retrain that passed, oldest first."""
+    row: list[Tried] = []
+    for one in history:
+        row = [] if one.passed else [*row, one]
+    return row
+
+
+def _comes_nearer(row: Sequence[Tried], policy: PatiencePolicy) -> bool:
+    """Tell whether the last rejected was surely nearer than any before."""
+    before = [one.behind for one in row[:-1] if one.behind is not None]
+    last = row[-1].behind
+    return last is not None and bool(before) and last < min(before) - policy.nearer
