@@ -66,7 +66,7 @@ def compare(
     if not len(d) or not (w > 0).all():
         return Comparison("go on", 0, 0.0, 0.0, -np.inf, np.inf, ("no whole day with labels yet",))
     mean, spread, effective = (float(x[0, -1]) for x in trace_days(d[None], w[None], last=True))
-    width = float(bound(np.array(effective), policy)) * spread
+    width = float(reach(np.array(effective), np.array(spread), policy))
     low, high = mean - width, mean + width
     told = (
         f"log loss {mean:+.4f} ({policy.level:.0%} at every look: {low:+.4f} to {high:+.4f}) "
@@ -115,6 +115,13 @@ def bound(days: Floats, policy: SequentialPolicy = SequentialPolicy()) -> Floats
     n = np.maximum(days, m)
     told = (m * np.log1p(start**2 / (m - 1)) + np.log(n / m)) / n
     return np.where(days >= m - 1e-9, np.sqrt((n - 1) * np.expm1(told)), np.inf)
+
+
+def reach(days: Floats, error: Floats, policy: SequentialPolicy = SequentialPolicy()) -> Floats:
+    """Return how far the interval reaches on either side of the mean; infinite before `min_days`."""
+    wide = bound(days, policy)
+    known = np.isfinite(wide)
+    return np.where(known, np.where(known, wide, 1.0) * error, np.inf)
 
 
 @lru_cache

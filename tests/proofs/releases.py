@@ -18,7 +18,7 @@ from scipy.stats import nct
 from scipy.stats import t as student
 
 from flows.policy.gate import log_loss
-from flows.policy.sequential import SequentialPolicy, bound, trace_days
+from flows.policy.sequential import SequentialPolicy, reach, trace_days
 from flows.policy.watch import QUALITY
 
 Floats = NDArray[np.float64]
@@ -73,7 +73,7 @@ def draw_equal(rng: np.random.Generator, pool: Days) -> dict[str, Days]:
 def find_ends(days: Days, policy: SequentialPolicy, *, better: bool) -> Floats:
     """Return the day at which each release is found surely better, or surely worse; infinite if never."""
     mean, error, effective = trace_days(days.differences, days.sizes)
-    width = bound(effective, policy) * error
+    width = reach(effective, error, policy)
     found = (mean + width < 0) if better else (mean - width > 0)
     return np.where(found.any(axis=1), found.argmax(axis=1) + 1.0, np.inf)
 
