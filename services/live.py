@@ -93,6 +93,7 @@ class LiveModels:
         self.settled = threading.Event()  # the registry was asked once, whatever it said
         self._last: str | None = None  # the version that answered last as champion
         self._before: str | None = None  # the one before it
+        self._moved = ""  # when the champion changed last
         self._terms: tuple[str | None, Terms] = (None, Terms())  # the challenger that they are of, and they
         self._contact: str | None = None
         self._trouble: str | None = None
@@ -136,6 +137,7 @@ class LiveModels:
             "challenger": challenger,
             "terms": {"stage": serving.terms.stage, "share": serving.terms.share} if challenger else None,
             "since": serving.since,
+            "champion_since": self._moved,
             "reason": "ok" if serving.champion else serving.reason,
             "refused": dict(self._refused),
             "unreachable": dict(self._unreachable),
@@ -190,6 +192,8 @@ class LiveModels:
         if (new.versions, new.reason, new.terms) == (old.versions, old.reason, old.terms):
             return
         self.serving = new
+        if new.versions[0] != old.versions[0]:
+            self._moved = new.since
         self._metrics.note_serving(old.versions, new.versions)
         log.warning(
             "serving champion %s, previous %s, challenger %s (before: %s, %s, %s)",
