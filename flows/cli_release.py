@@ -71,7 +71,9 @@ def challenge(
 
 def rollout(
     ctx: typer.Context,
-    act: Annotated[bool, typer.Option("--act", help="Do what the look says, as the daily loop would.")] = False,
+    act: Annotated[
+        bool, typer.Option("--act", help="Do what the look says, as the daily loop would.")
+    ] = False,
 ) -> None:
     """Look at the release under way: what is known, what follows, and why."""
     from flows.ingest import landed_until
@@ -91,9 +93,7 @@ def rollout(
         _say(f"- {reason}")
 
 
-def propose(
-    ctx: typer.Context, version: Version, reason: Reason = "by hand", stage: Stages = None
-) -> None:
+def propose(ctx: typer.Context, version: Version, reason: Reason = "by hand", stage: Stages = None) -> None:
     """Ask a person to approve a version: a run that waits in the Prefect UI, and for `perennial approve`."""
     from flows.stack import require_stack
 

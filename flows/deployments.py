@@ -116,7 +116,7 @@ PLANS = (
     Plan(
         "propose",
         "flows.proposal:propose",
-        "Waits for a person's word on a version, here or by `perennial approve`, then promotes it and watches.",
+        "Waits for a person's word on a version, here or by `perennial approve`; then releases it, or not.",
     ),
 )
 

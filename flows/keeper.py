@@ -1,4 +1,4 @@
-"""The keeper: sees within a second that somebody moved an alias in MLflow, and keeps `previous` and record true.
+"""The keeper: sees within a second that an alias was moved in MLflow, and keeps `previous` and record true.
 
 It also looks at the rollout under way, every minute. Both run beside the runner, each in a thread of its own;
 without them nothing is lost, for every command and every day of the loop begins with the same.

@@ -35,11 +35,11 @@ def propose(version: int, reason: str = "by hand", stage: Stage | None = None) -
     """Ask a person whether a version is to be released: as the champion, or beside it in a stage."""
     project = open_project()
     reconcile_previous(project)
-    champion = project.registry.aliases().get("champion")
+    champion, name = project.registry.aliases().get("champion"), project.problem.name
     told = (
         f"**Version {version} instead of {champion or 'none'}?** {reason}\n\n"
         f"The gate: {project.registry.read_version_tag(version, 'perennial.gate') or 'no verdict'}. "
-        f"[Version {version}]({project.settings.mlflow_url}/#/models/{project.problem.name}/versions/{version})"
+        f"[Version {version}]({project.settings.mlflow_url}/#/models/{name}/versions/{version})"
     )
     asked = Decision.with_initial_data(description=told, version=version, approve=False)
     answer = suspend_flow_run(wait_for_input=asked, timeout=WEEK, key=f"decision-{version}")

@@ -1,4 +1,4 @@
-"""The record of releases: every move of an alias, and each rollout with its own reasons. One file of the home.
+"""The record of releases, one file of the home: every move of an alias, and each rollout with its reasons.
 
 A move is written down before it is made, and again once it was: whatever is killed in between, who wanted
 it and why is known. The lock is held around a move; a process that dies lets go of it.
@@ -168,9 +168,7 @@ class ReleaseState:
 
     def end(self, rollout: Rollout, state: str, reasons: Sequence[str]) -> Rollout:
         """Write down how a rollout ended, and why."""
-        return self.change(
-            rollout, state=state, reasons=[*rollout.reasons, *reasons], ended_at=now()
-        )
+        return self.change(rollout, state=state, reasons=[*rollout.reasons, *reasons], ended_at=now())
 
     def _moves(self, where: str) -> list[Moved]:
         names = ", ".join(field.name for field in fields(Moved))
@@ -181,7 +179,8 @@ class ReleaseState:
         names = ", ".join(field.name for field in fields(Rollout))
         rows = self._run(f"SELECT {names} FROM rollouts WHERE {where} ORDER BY id", values)  # noqa: S608
         return [
-            Rollout(*row[:3], json.loads(row[3]), *row[4:7], tuple(json.loads(row[7])), row[8]) for row in rows
+            Rollout(*row[:3], json.loads(row[3]), *row[4:7], tuple(json.loads(row[7])), row[8])
+            for row in rows
         ]
 
     def _insert(self, table: str, row: dict[str, Any]) -> int:

@@ -13,10 +13,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import GateClosed, PerennialError
-from flows.project import Project
-from flows.release import end_rollout, name_caller, promote_version, reconcile_previous, roll_back, withdraw
 from flows.policy.sequential import compare
 from flows.policy.watch import judge_watch
+from flows.project import Project
+from flows.release import end_rollout, name_caller, promote_version, reconcile_previous, roll_back, withdraw
 from flows.release_state import AUTOMATIC, BY_HAND, Rollout, now
 from flows.summary import publish
 from flows.watching import find_p95, gather_days, gather_watch, read_latency
@@ -133,7 +133,11 @@ def look(project: Project, until: datetime) -> Looked | None:
     with project.releases.hold():
         reconcile_previous(project)
         known = project.releases.current()
-        if known is None or (known.id, known.state, known.since) != (rollout.id, rollout.state, rollout.since):
+        if known is None or (known.id, known.state, known.since) != (
+            rollout.id,
+            rollout.state,
+            rollout.since,
+        ):
             return Looked(known or rollout, "overtaken", ("somebody moved an alias meanwhile",))
         try:
             return Looked(_act(project, rollout, action, reasons), action, reasons)

@@ -38,7 +38,9 @@ def gather_days(project: Project, rollout: Rollout, until: datetime) -> Days:
     """
     answers = _read_answers(project, rollout, until).filter(pl.col("reason") == "ok")
     told = _attach_outcomes(project, answers, until)
-    champion = told.filter(pl.col("served_by") == "champion", pl.col("model_version") == str(rollout.baseline))
+    champion = told.filter(
+        pl.col("served_by") == "champion", pl.col("model_version") == str(rollout.baseline)
+    )
     if rollout.terms["stage"] == "shadow":
         since = datetime.fromisoformat(rollout.since)
         scored = project.journal.read_shadows(Period(since, datetime(9999, 1, 1, tzinfo=UTC)))
@@ -47,7 +49,9 @@ def gather_days(project: Project, rollout: Rollout, until: datetime) -> Days:
     challenger = told.filter(
         pl.col("served_by") == "challenger", pl.col("model_version") == str(rollout.version)
     )
-    arms = [_add_loss(one).group_by("day").agg(pl.col("loss").mean(), pl.len()) for one in (challenger, champion)]
+    arms = [
+        _add_loss(one).group_by("day").agg(pl.col("loss").mean(), pl.len()) for one in (challenger, champion)
+    ]
     both = arms[0].join(arms[1], on="day", suffix="_other").sort("day")
     sizes = both["len"] * both["len_other"] / (both["len"] + both["len_other"])
     return (both["loss"] - both["loss_other"]).to_list(), sizes.to_list()
@@ -58,7 +62,9 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     answers, version = _read_answers(project, rollout, until), str(rollout.version)
     # Until every worker has followed, the one before goes on answering; a full queue is not a model's fault.
     before = (pl.col("served_by") == "champion") & (pl.col("model_version") == str(rollout.baseline))
-    asked = answers.filter(~before, ~pl.col("served_by").is_in(["challenger"]), pl.col("reason") != "overloaded")
+    asked = answers.filter(
+        ~before, ~pl.col("served_by").is_in(["challenger"]), pl.col("reason") != "overloaded"
+    )
     mine = asked.filter(pl.col("served_by") == "champion", pl.col("model_version") == version)
     first = mine["requested_at"].min()
     days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
@@ -99,8 +105,10 @@ def _read_answers(project: Project, rollout: Rollout, until: datetime) -> pl.Dat
     read = project.journal.read_predictions(Period(until - REACH, until))
     read = read.filter(~pl.col("prediction_id").is_in(project.journal.list_replayed()))
     kind = pl.Datetime("us", "UTC")
-    instants = (pl.col(n).str.to_datetime("%+", time_unit="us", time_zone="UTC").cast(kind) for n in
-                ("requested_at", "received_at"))
+    instants = (
+        pl.col(n).str.to_datetime("%+", time_unit="us", time_zone="UTC").cast(kind)
+        for n in ("requested_at", "received_at")
+    )
     since = datetime.fromisoformat(rollout.since)
     return read.with_columns(*instants).filter(pl.col("received_at") >= since)
 

@@ -101,7 +101,9 @@ class Answering:
         try:
             rows = self._add_features(rows, without)
             vectors = self._read_store(rows, without)
-            answers = climb_arms(rungs, rows, vectors, self._problem.entity, self._problem.calendar, self.circuits)
+            answers = climb_arms(
+                rungs, rows, vectors, self._problem.entity, self._problem.calendar, self.circuits
+            )
         except Exception as error:
             if not isinstance(error, Resting):
                 log.exception("request-time features of %d rows", len(rows))

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class Serving:
     challenger: Package | None = None
     reason: str = "no_champion"
     since: str = ""
-    terms: Terms = Terms()  # the challenger's
+    terms: Terms = field(default_factory=Terms)  # the challenger's
 
     @property
     def canary(self) -> Package | None:

@@ -42,7 +42,7 @@ class Terms:
             raise ValueError(f"stage {self.stage!r}: neither shadow nor canary")
         if not 0 < self.share <= 0.5:
             raise ValueError(f"share {self.share}: not over 0 and at most 0.5")
-        if not (0 < self.bake and math.isfinite(self.bake)):
+        if not (self.bake > 0 and math.isfinite(self.bake)):
             raise ValueError(f"bake time {self.bake}: not a number of days")
 
     def to_text(self) -> str:
@@ -80,9 +80,7 @@ def falls_to_challenger(entity: str, version: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * WHOLE
 
 
-def pick_challenged(
-    rows: Sequence[Mapping[str, Any]], entity: str, version: str, share: float
-) -> list[int]:
+def pick_challenged(rows: Sequence[Mapping[str, Any]], entity: str, version: str, share: float) -> list[int]:
     """Return the places of the rows that the challenger is to answer."""
     return [
         i
@@ -128,9 +126,7 @@ def _pick(places: Sequence[int], *columns: Sequence[Any]) -> list[list[Any]]:
     return [[column[i] for i in places] for column in columns]
 
 
-def _mark_pinned(
-    answers: list[Answer], rows: Sequence[Mapping[str, Any]], *, canary: bool
-) -> list[Answer]:
+def _mark_pinned(answers: list[Answer], rows: Sequence[Mapping[str, Any]], *, canary: bool) -> list[Answer]:
     if not any(PIN in row for row in rows):
         return answers
     marked = []

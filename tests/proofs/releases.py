@@ -93,7 +93,10 @@ def measure_better(rng: np.random.Generator) -> Iterator[Figure]:
             told[power] = (fixed, round(mean, 1), int(limit))
             print(f"{effect:18} {power:6} {fixed:11} {mean:22.1f} {limit:15.0f}", file=sys.stderr)
         fixed, mean, _ = told[ASKED]
-        value = {f"power {power}": dict(zip(("fixed", "mean", "limit"), told[power], strict=True)) for power in told}
+        value = {
+            f"power {power}": dict(zip(("fixed", "mean", "limit"), told[power], strict=True))
+            for power in told
+        }
         title = f"A/B: mean days until a gain of {effect} sd of a day is decided, power {ASKED}"
         yield {"name": title, "value": value, "bar": f"< {fixed}", "ok": mean < fixed}
 
@@ -112,13 +115,17 @@ def read_real_days() -> Days:
 
     rows = _read_flights()
     names = ["carrier", "origin", "dest", "hour", "distance"]
-    inputs = rows.select(pl.col(n).rank("dense").clip(0, 200) if rows[n].dtype == pl.String else n for n in names)
+    inputs = rows.select(
+        pl.col(n).rank("dense").clip(0, 200) if rows[n].dtype == pl.String else n for n in names
+    )
     x, y = inputs.to_numpy().astype(float), rows["late"].to_numpy().astype(float)
     early = rows["month"].to_numpy() <= 2
     half = np.random.default_rng(1).random(len(rows)) < 0.5
     losses = []
     for part in (half, ~half):
-        model = HistGradientBoostingClassifier(max_iter=60, random_state=0).fit(x[early & part], y[early & part])
+        model = HistGradientBoostingClassifier(max_iter=60, random_state=0).fit(
+            x[early & part], y[early & part]
+        )
         losses.append(log_loss(y[~early], model.predict_proba(x[~early])[:, 1]))
     days = rows.filter(~pl.Series(early))["day"].to_numpy()
     _, block = np.unique(days, return_inverse=True)
@@ -131,6 +138,8 @@ def _read_flights() -> pl.DataFrame:
     from feature_repo.files import read_file
     from feature_repo.source import COLUMNS, _bundled
 
-    flights = read_file(_bundled("flights"), COLUMNS["flights"]).frame.filter(pl.col("arr_delay").is_not_null())
+    flights = read_file(_bundled("flights"), COLUMNS["flights"]).frame.filter(
+        pl.col("arr_delay").is_not_null()
+    )
     day = pl.date("year", "month", "day").cast(pl.Int32)
     return flights.with_columns(late=pl.col("arr_delay") >= 15, day=day)

@@ -47,7 +47,11 @@ def measure() -> Iterator[Figure]:
             late += not _await(lambda back=back: world.project.registry.aliases().get("previous") == back)
         seen = world.load.cut()
         moves = [m for m in world.project.releases.moves()[before:] if m.alias == "champion"]
-    told = {"median": round(statistics.median(taken), 3), "worst": round(max(taken), 3), "load": os.getloadavg()[0]}
+    told = {
+        "median": round(statistics.median(taken), 3),
+        "worst": round(max(taken), 3),
+        "load": os.getloadavg()[0],
+    }
     name = f"click in the MLflow UI to the last of {WORKERS} workers, seconds"
     yield _tell(f"{name}: median of {TIMES}", told, "< 1", told["median"] < 1)
     yield _tell(f"{name}: worst of {TIMES}", told["worst"], "< 2", told["worst"] < 2)
@@ -64,7 +68,9 @@ def roll_back(world: World, version: int) -> float:
     name, url = world.project.problem.name, world.settings.mlflow_url
     body = {"name": name, "alias": "champion", "version": str(version)}
     clicked = time.time()
-    httpx.post(f"{url}/ajax-api/2.0/mlflow/registered-models/alias", json=body, timeout=LIMIT).raise_for_status()
+    httpx.post(
+        f"{url}/ajax-api/2.0/mlflow/registered-models/alias", json=body, timeout=LIMIT
+    ).raise_for_status()
     changed: dict[int, float] = {}
     deadline = time.monotonic() + LIMIT
     while len(changed) < WORKERS:
