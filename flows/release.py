@@ -1,4 +1,4 @@
-"""Release: MLflow aliases are the only switch; whoever moves them, `previous` follows and it is written down."""
+"""Release: MLflow aliases are the only switch; whoever moves one, `previous` and the record follow."""
 
 import getpass
 import sys
@@ -34,16 +34,15 @@ def reconcile_previous(project: Project) -> None:
 
 def _reconcile(project: Project) -> None:
     registry, state = project.registry, project.releases
-    aliases, seen = registry.aliases(), registry.read_tag(SEEN)
-    champion = aliases.get("champion")
     for alias in ("champion", "challenger"):
-        named, last = aliases.get(alias), state.last(alias)
+        named, last = registry.aliases().get(alias), state.last(alias)
         ours = state.settle(alias, named)
         if not ours and named != last:
             state.note(alias, last, named, f"noticed: {alias} was {last or 'none'}")
             end_rollout(
                 project, f"somebody moved {alias} from {last or 'none'} to {named or 'none'} in MLflow"
             )
+    champion, seen = registry.aliases().get("champion"), registry.read_tag(SEEN)
     if champion is None or seen == str(champion):
         return
     if seen and registry.has(int(seen)):
@@ -52,10 +51,15 @@ def _reconcile(project: Project) -> None:
 
 
 def end_rollout(project: Project, why: str) -> None:
-    """End the rollout that is under way: a person has taken over."""
-    rollout = project.releases.current()
-    if rollout:
+    """End the rollout that is under way, which somebody overtook; no canary goes on without one."""
+    with project.releases.hold():
+        rollout = project.releases.current()
+        if rollout is None:
+            return
         project.releases.end(rollout, "overridden", [why])
+        beside = project.registry.aliases().get("challenger") == rollout.version
+        if rollout.state == "beside" and beside:
+            withdraw(project, rollout.version, why, "the end of its rollout", rollout.id)
 
 
 def promote_version(
@@ -86,15 +90,14 @@ def promote_version(
         require_monitors(project, version)
     with state.hold():
         _reconcile(project)
-        aliases = registry.aliases()
-        before = aliases.get("champion")
+        before = registry.aliases().get("champion")
         if before == version:
             return Move(before, version, "it is the champion already")
         who = who or name_caller()
         if rollout is None:
             end_rollout(project, f"{who} made version {version} the champion: {reason}")
         move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
-        if aliases.get("challenger") == version:
+        if registry.aliases().get("challenger") == version:
             withdraw(project, version, "it is the champion now", who, rollout)
     registry.tag(version, "perennial.promoted", reason)
     return Move(before, version, reason)

@@ -1,4 +1,4 @@
-"""The record of releases: every move of an alias, and each rollout with its own reasons. One file of the home.
+"""The record of releases, one file of the home: every move of an alias, and each rollout with its reasons.
 
 A move is written down before it is made, and again once it was: whatever is killed in between, who wanted
 it and why is known. The lock is held around a move; a process that dies lets go of it.

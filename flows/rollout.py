@@ -5,16 +5,25 @@ over and nothing is moved.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Literal
 
-from feature_repo.errors import GateClosed
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from feature_repo.errors import GateClosed, PerennialError
+from flows.policy.sequential import compare
+from flows.policy.watch import judge_watch
 from flows.project import Project
-from flows.release import end_rollout, name_caller, promote_version, reconcile_previous
-from flows.release_state import AUTOMATIC, BY_HAND, Rollout
+from flows.release import end_rollout, name_caller, promote_version, reconcile_previous, roll_back, withdraw
+from flows.release_state import AUTOMATIC, BY_HAND, Rollout, now
+from flows.summary import publish
+from flows.watching import find_p95, gather_days, gather_watch, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
 
 BESIDE, WATCHED = "beside", "watched"
+LOOK = "the rollout's own look"  # who moved it, in the record
 
 
 def release_passed(
@@ -42,17 +51,21 @@ def promote_and_watch(
     state = project.releases
     reconcile_previous(project)
     before = project.registry.aliases().get("champion")
+    own = rollout is None
     if rollout is None:
         end_rollout(project, f"version {version} was released at once: {reason}")
         rollout = state.open_rollout(version, before, asdict(terms), "releasing", [reason])
+    counts = read_latency(project.settings)
+    latency = {"counts": counts, "p95_ms": find_p95(counts, {})}
     try:
         promote_version(project, version, reason, rollout=rollout.id)
-    except Exception as error:
-        state.end(rollout, "stopped", [f"could not be promoted: {error}"])
+    except PerennialError as error:
+        if own:
+            state.end(rollout, "stopped", [f"could not be promoted: {error}"])
         raise
-    from flows.release_state import now
-
-    told = state.change(rollout, state=WATCHED, since=now())
+    terms_now = {**rollout.terms, "latency": latency}
+    reasons = rollout.reasons if own else (*rollout.reasons, reason)
+    told = state.change(rollout, state=WATCHED, since=now(), terms=terms_now, reasons=reasons)
     if before in (None, version):
         return state.end(told, "kept", ["nothing served before that it could be rolled back to"])
     return told
@@ -81,26 +94,92 @@ def challenge(
         _require_challenger(project, version, champion, by_hand=by_hand)
         known = state.current()
         mine = known if known and (known.version, known.state) == (version, BESIDE) else None
-        now = parse_terms(registry.read_version_tag(version, TERMS)) if mine else Terms()
+        known_terms = parse_terms(registry.read_version_tag(version, TERMS)) if mine else Terms()
         given = {"stage": stage, "share": share, "bake": bake}
-        terms = Terms(**{**asdict(now), **{k: v for k, v in given.items() if v is not None}})
+        terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
         who = who or name_caller()
         if known and not mine:
             end_rollout(project, f"{who} set version {version} beside the champion: {reason}")
         registry.tag(version, TERMS, terms.to_text())
         if mine is None:
             rollout = state.open_rollout(version, champion, asdict(terms), BESIDE, [reason])
-        elif terms == now:
+        elif terms == known_terms:
             rollout = mine
         else:
-            rollout = _change_terms(project, mine, now, terms, reason)
+            rollout = _change_terms(project, mine, known_terms, terms, reason)
         _set_challenger(project, version, reason, who, by_hand=by_hand, rollout=rollout)
     return rollout
 
 
-def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
-    from flows.release_state import now
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at a rollout came to: "promote", "stop", "roll back", "keep", "go on" or "overtaken"."""
 
+    rollout: Rollout
+    action: str
+    reasons: tuple[str, ...]
+
+
+def look(project: Project, until: datetime) -> Looked | None:
+    """Judge the rollout under way by what is known at `until`, and do what follows; None if there is none.
+
+    Looking again changes nothing, and a look never overrides a person.
+    """
+    reconcile_previous(project)
+    rollout = project.releases.current()
+    if rollout is None or rollout.state not in {BESIDE, WATCHED}:
+        return None
+    action, reasons = judge_rollout(project, rollout, until)
+    with project.releases.hold():
+        reconcile_previous(project)
+        known = project.releases.current()
+        if known is None or (known.id, known.state, known.since) != (
+            rollout.id,
+            rollout.state,
+            rollout.since,
+        ):
+            return Looked(known or rollout, "overtaken", ("somebody moved an alias meanwhile",))
+        try:
+            return Looked(_act(project, rollout, action, reasons), action, reasons)
+        except PerennialError as error:
+            return Looked(rollout, "go on", (*reasons, f"cannot {action} now: {error}"))
+
+
+@task(name="rollout", cache_policy=NO_CACHE)
+def look_at_rollout(project: Project, until: datetime) -> str:
+    """Look as a step of a larger flow, and show what it came to."""
+    found = look(project, until)
+    if found is None:
+        return "no release is under way"
+    text = f"version {found.rollout.version}: {found.action} ({'; '.join(found.reasons)})"
+    publish("rollout", text, "The release under way")
+    return text
+
+
+def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
+    """Return what is to be done with a rollout, and why; nothing is done."""
+    if rollout.state == BESIDE:
+        found = compare(*gather_days(project, rollout, until))
+        return found.action, found.reasons
+    verdict = judge_watch(gather_watch(project, rollout, until), float(rollout.terms["bake"]))
+    return verdict.action, verdict.reasons
+
+
+def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
+    state, why = project.releases, "; ".join(reasons)
+    if action == "promote":
+        terms = parse_terms(project.registry.read_version_tag(rollout.version, TERMS))
+        return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
+    if action == "stop":
+        withdraw(project, rollout.version, why, LOOK, rollout.id)
+        return state.end(rollout, "stopped", reasons)
+    if action == "roll back":
+        roll_back(project, why, by_hand=False, who=LOOK, rollout=rollout.id)
+        return state.end(rollout, "rolled back", reasons)
+    return state.end(rollout, "kept", reasons) if action == "keep" else rollout
+
+
+def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
     told = f"{old.stage} at {old.share:.0%} became {new.stage} at {new.share:.0%}: {reason}"
     # Another stage or share is another experiment: days of before are not counted with those after.
     fresh: dict[str, Any] = {} if (old.stage, old.share) == (new.stage, new.share) else {"since": now()}

@@ -7,11 +7,14 @@ within a release, another release has other guinea pigs, and a share that grows 
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from feature_repo.freshness import OnlineVector
+from services.breaker import Circuits
 from services.decoding import BadRequest
+from services.ladder import Answer, Rungs, climb
 
 Stage = Literal["shadow", "canary"]
 TERMS = "perennial.release"  # tag of a model version: JSON, the terms of its release
@@ -39,7 +42,7 @@ class Terms:
             raise ValueError(f"stage {self.stage!r}: neither shadow nor canary")
         if not 0 < self.share <= 0.5:
             raise ValueError(f"share {self.share}: not over 0 and at most 0.5")
-        if not (0 < self.bake and math.isfinite(self.bake)):
+        if not (self.bake > 0 and math.isfinite(self.bake)):
             raise ValueError(f"bake time {self.bake}: not a number of days")
 
     def to_text(self) -> str:
@@ -77,9 +80,7 @@ def falls_to_challenger(entity: str, version: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * WHOLE
 
 
-def pick_challenged(
-    rows: Sequence[Mapping[str, Any]], entity: str, version: str, share: float
-) -> list[int]:
+def pick_challenged(rows: Sequence[Mapping[str, Any]], entity: str, version: str, share: float) -> list[int]:
     """Return the places of the rows that the challenger is to answer."""
     return [
         i
@@ -87,3 +88,52 @@ def pick_challenged(
         if row.get(PIN) == "challenger"
         or (PIN not in row and falls_to_challenger(str(row[entity]), version, share))
     ]
+
+
+def climb_arms(
+    rungs: Rungs,
+    rows: Sequence[Mapping[str, Any]],
+    vectors: Sequence[OnlineVector],
+    entity: str,
+    calendar: Collection[str] = (),
+    circuits: Circuits | None = None,
+) -> list[Answer]:
+    """Answer each row from its arm; what the challenger cannot answer, the champion's ladder does.
+
+    The reason tells the arm: "ok" as the hash says, "pinned" as the header says, "no_canary" if it asked for
+    a challenger and there is none, "challenger_..." if the challenger had its turn first.
+    """
+    circuits, challenger = circuits or Circuits(), rungs.canary
+    if challenger is None:
+        return _mark_pinned(climb(rungs, rows, vectors, calendar, circuits), rows, canary=False)
+    places = pick_challenged(rows, entity, challenger.version, rungs.share)
+    alone = replace(rungs, champion=challenger, previous=None, rule=None)
+    tried = climb(alone, *_pick(places, rows, vectors), calendar, circuits) if places else []
+    first = {i: answer for i, answer in zip(places, tried, strict=True) if answer.model_version is not None}
+    rest = [i for i in range(len(rows)) if i not in first]
+    told = climb(rungs, *_pick(rest, rows, vectors), calendar, circuits) if rest else []
+    failed = {i: answer.reason for i, answer in zip(places, tried, strict=True) if i not in first}
+    for i, answer in zip(rest, told, strict=True):
+        why = failed.get(i, "").replace("champion_", "challenger_", 1)
+        first[i] = answer._replace(reason=why) if why and answer.reason == "ok" else answer
+    for i, answer in zip(places, tried, strict=True):
+        if answer.model_version is not None:
+            first[i] = answer._replace(served_by="challenger")
+    return _mark_pinned([first[i] for i in range(len(rows))], rows, canary=True)
+
+
+def _pick(places: Sequence[int], *columns: Sequence[Any]) -> list[list[Any]]:
+    return [[column[i] for i in places] for column in columns]
+
+
+def _mark_pinned(answers: list[Answer], rows: Sequence[Mapping[str, Any]], *, canary: bool) -> list[Answer]:
+    if not any(PIN in row for row in rows):
+        return answers
+    marked = []
+    for answer, row in zip(answers, rows, strict=True):
+        if PIN in row and answer.reason == "ok":
+            answer = answer._replace(  # noqa: PLW2901
+                reason="pinned" if canary or row[PIN] == "champion" else "no_canary"
+            )
+        marked.append(answer)
+    return marked
