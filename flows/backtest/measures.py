@@ -32,7 +32,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A policy less another: mean monthly AUC, and log loss a row with the interval of whole days resampled."""
+    """A policy less another: mean monthly AUC, and log loss a row with its interval, whole days resampled."""
 
     other: str
     auc: float
@@ -45,13 +45,14 @@ class Difference:
 class Worth:
     """One policy in figures.
 
-    mean_auc, skill_min     over the months; the mean weighs each month alike
-    worst_week              least of (AUC less the frozen model's) over the weeks, and which week that was
-    retrains, rejected      trainings asked for, and those of them that came to no new champion
-    seconds                 of fitting, as if the policy had run alone
-    regret_auc, regret_loss over the weeks: the oracle's AUC less the policy's, the policy's log loss less the
-                            oracle's; the oracle serves, each week, whichever model trained by then would
-                            turn out best in it by log loss (for AUC: by AUC), gate or no gate
+    mean_auc, skill_min  over the months; the mean weighs each month alike
+    worst_week           least of (AUC less the frozen model's) over the weeks, and which week
+    retrains, rejected   trainings asked for, and those of them that came to no new champion
+    seconds              of fitting, as if the policy had run alone
+    regret_auc, regret_loss   mean over the weeks, each alike, of the oracle's AUC less the policy's, and of
+                         the policy's log loss less the oracle's. Each week the oracle serves whichever
+                         model turns out best in it, by AUC or by log loss, of all that were trained by its
+                         start (one a week, the first and the frozen one), gate or no gate.
     """
 
     policy: str

@@ -1,4 +1,4 @@
-"""The model of an instant, as training would have made it then: fitted once for all policies, kept by content.
+"""The model of an instant, as training would have made it then: fitted once for all, kept by content.
 
 What is kept of a model is its scores of every later row, not the model: no policy needs more, and scores
 are data. A run that was killed goes on from what it had kept.

@@ -17,7 +17,7 @@ from flows.backtest.models import ScoredModel
 from flows.backtest.record import KNOWN_AT, Record
 from flows.judgement import compare_inputs
 from flows.package import REFERENCE_ROWS
-from flows.policy.gate import Evidence, GatePolicy, GateVerdict, judge
+from flows.policy.gate import Evidence, GateVerdict, judge
 from flows.policy.quality import judge_quality
 from flows.policy.retraining import RetrainPolicy, Situation, ask
 from flows.policy.trigger import TriggerPolicy, WindowSigns, name_breaches
@@ -74,7 +74,6 @@ class Past:
     first: ScoredModel
     models: Mapping[datetime, ScoredModel | None]
     decisions: Sequence[Decision]
-    gate: GatePolicy = GatePolicy()
     memory: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def recall(self, key: tuple[Any, ...], find: Callable[[], T]) -> T:
@@ -183,7 +182,7 @@ def _judge(past: Past, candidate: ScoredModel, champion: ScoredModel) -> GateVer
         # Whether a version answers in a clean process is asked of a version, and here there is none.
         latency_ms=0.0,
     )
-    return judge(evidence, past.gate)
+    return judge(evidence)
 
 
 def _read_reference(past: Past, model: ScoredModel) -> pl.DataFrame:

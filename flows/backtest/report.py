@@ -9,8 +9,9 @@ from flows.backtest.measures import Difference, Worth
 from flows.backtest.run import Backtest
 
 HEAD = (
-    "policy", "mean AUC", "skill min", "worst week", "retrains", "rejected", "fit s", "regret AUC", "regret loss"
-)  # fmt: skip
+    *("policy", "mean AUC", "skill min", "worst week", "retrains", "rejected", "fit s"),
+    *("regret AUC", "regret loss"),
+)
 
 
 def list_lines(found: Backtest) -> list[tuple[str, ...]]:
@@ -23,9 +24,9 @@ def list_remarks(found: Backtest) -> list[str]:
     lines = [_tell_difference(worth.policy, one) for worth in found.worths for one in _pick(worth)]
     return [
         *lines,
-        "mean AUC: of the months, each alike. worst week: AUC less the frozen model's, which learned from all that "
-        "was known when the period began and was left alone.",
-        "regret: to whichever model trained by then turned out best in each week, gate or no gate.",
+        "mean AUC: of the months, each alike. worst week: AUC less the frozen model's.",
+        "frozen: learned from all that was known when the period began, and left alone.",
+        "regret: to the model that turned out best in each week, of all trained by then, gate or no gate.",
         f"{found.models} models fitted for all policies together; {found.seconds:.0f} s.",
     ]
 

@@ -1,4 +1,4 @@
-"""The backtest, put together: read the past, fit each decision's model once, replay every policy over them."""
+"""The backtest, put together: the past is read, each decision's model fitted once, every policy replayed."""
 
 import time
 from collections.abc import Sequence
@@ -20,7 +20,6 @@ from flows.backtest.models import ScoredModel, Teaching, fit_model, fit_models
 from flows.backtest.record import Record, read_record, require_period
 from flows.backtest.replay import Past, Replay, Span, list_decisions, replay_policy
 from flows.ingest import landed_until
-from flows.policy.gate import GatePolicy
 from flows.policy.retraining import POLICIES, RetrainPolicy
 from flows.project import Project, to_utc
 
@@ -48,7 +47,6 @@ def run_backtest(
     period: Period | None = None,
     policies: Sequence[str] = tuple(POLICIES),
     jobs: int = 1,
-    gate: GatePolicy = GatePolicy(),
     teaching: Teaching | None = None,
 ) -> Backtest:
     """Replay the policies over the period: by default from two months after the start to the newest data.
@@ -60,9 +58,7 @@ def run_backtest(
     record = read_record(project)
     period = period or default_period(project)
     require_period(project, record, period.since, period.until)
-    past, frozen = _prepare(
-        project, record, period, teaching or Teaching(project.build_estimator), jobs, gate
-    )
+    past, frozen = _prepare(project, record, period, teaching or Teaching(project.build_estimator), jobs)
     replays = [replay_policy(policy, past) for policy in chosen]
     left_alone = Replay("frozen", (Span(frozen, period),), ())
     weeks = measure_weeks(read_scores(left_alone, record), past)
@@ -100,7 +96,7 @@ def default_period(project: Project) -> Period:
 
 
 def _prepare(
-    project: Project, record: Record, period: Period, teaching: Teaching, jobs: int, gate: GatePolicy
+    project: Project, record: Record, period: Period, teaching: Teaching, jobs: int
 ) -> tuple[Past, ScoredModel]:
     decisions = list_decisions(record.problem, period)
     instants = [period.since, *(decision.at for decision in decisions)]
@@ -112,7 +108,7 @@ def _prepare(
         raise NotEnoughData(
             f"backtest of {record.problem.name} from {period.since:%Y-%m-%d}",
             got=f"{record.find(period.since)} rows before it",
-            expected=f"{teaching.min_rows} or more of both outcomes, and {teaching.holdout.days} days of newer ones",
+            expected=f"{teaching.min_rows} or more, and {teaching.holdout.days} days of newer ones",
             next_step="Begin later, or take in more of the past with `perennial backfill`.",
         )
-    return Past(record, period, first, models, decisions, gate), frozen
+    return Past(record, period, first, models, decisions), frozen

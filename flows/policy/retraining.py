@@ -12,7 +12,7 @@ DEFAULT = "combined"  # what the project itself runs under
 
 @dataclass(frozen=True, slots=True)
 class RetrainPolicy:
-    """Asks by the `calendar` (WEEK: at each decision; MONTH: at a month's first), or by `trigger`, or never."""
+    """Asks by the `calendar` (WEEK: each decision; MONTH: a month's first), or by `trigger`, or never."""
 
     name: str
     about: str
