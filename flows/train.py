@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ from flows.dataset_inputs import log_inputs
 from flows.lineage import read_model, telling_training
 from flows.live_definitions import FINGERPRINTS
 from flows.package import write_package
+from flows.policy.window import EXPANDING, Tried
 from flows.project import Project
+from flows.summary import publish_table
 from flows.training_set import TrainingSet, build_training_set, split_by_time, to_matrix
+from flows.training_window import Fitted, fit_by_evidence, tabulate
 
 HOLDOUT = timedelta(days=14)  # the newest labels: what the gate judges on, never fitted on
 MIN_ROWS = 5_000
@@ -30,7 +33,11 @@ IMPORTANCE_ROWS = 2_000
 
 @dataclass(frozen=True)
 class Candidate:
-    """A registered version that serves nothing yet, and the rows that it may be judged on."""
+    """A registered version that serves nothing yet, and the rows that it may be judged on.
+
+    fitted   the rows that it learned from: those of the window that was chosen
+    windows  what was tried, and what came of it; `window` names the one chosen, and `why` says why
+    """
 
     version: int
     run_id: str
@@ -38,10 +45,15 @@ class Candidate:
     fitted: pl.DataFrame
     holdout: pl.DataFrame
     metrics: Mapping[str, float]
+    windows: tuple[Tried, ...] = ()
+    window: str = EXPANDING.name
+    why: tuple[str, ...] = ()
 
 
 def train_candidate(project: Project, until: datetime, reason: str) -> Candidate:
-    """Fit on all labels known before `until` but the newest HOLDOUT; log, package and register.
+    """Fit on the labels known before `until` but the newest HOLDOUT; log, package and register.
+
+    Which of them is decided by evidence: the window of the past that served best.
 
     Raises NotEnoughData if there are under MIN_ROWS rows to fit on.
     """
@@ -63,12 +75,12 @@ def _train(project: Project, training: TrainingSet, reason: str) -> Candidate:
             expected=f"{MIN_ROWS} or more to fit, and {HOLDOUT.days} days of newer ones",
             next_step="Backfill a longer period.",
         )
-    estimator = fit(project.build_estimator(problem), fitted, problem)
-    holdout = holdout.with_columns(score=pl.Series(predict(estimator, holdout, problem)))
-    importance = measure_importance(estimator, holdout, problem)
+    result = fit_by_evidence(project.build_estimator, fitted, problem)
+    holdout = holdout.with_columns(score=pl.Series(predict(result.estimator, holdout, problem)))
+    importance = measure_importance(result.estimator, holdout, problem)
     metrics = measure(holdout[problem.target].to_numpy(), holdout["score"].to_numpy())
     slices = measure_slices(holdout, problem)
-    return _log(project, estimator, training, fitted, holdout, importance, metrics, slices, reason)
+    return _log(project, result, training, holdout, importance, metrics, slices, reason)
 
 
 def fit(estimator: Any, rows: pl.DataFrame, problem: Problem) -> Any:
@@ -131,9 +143,8 @@ def measure_importance(estimator: Any, rows: pl.DataFrame, problem: Problem) -> 
 
 def _log(
     project: Project,
-    estimator: Any,
+    result: Fitted,
     training: TrainingSet,
-    fitted: pl.DataFrame,
     holdout: pl.DataFrame,
     importance: dict[str, float],
     metrics: dict[str, float],
@@ -145,7 +156,7 @@ def _log(
     from flows.code_version import read_code_version
     from flows.plots import plot_calibration, plot_importance
 
-    problem = project.problem
+    problem, estimator, fitted = project.problem, result.estimator, result.learned
     mlflow.set_tracking_uri(project.settings.mlflow_url)
     mlflow.set_experiment(problem.name)
     tags = {
@@ -158,11 +169,14 @@ def _log(
         "perennial.reason": reason,
     }
     with mlflow.start_run(run_name=f"until {training.until:%Y-%m-%d}", tags=tags) as run:
-        mlflow.log_params(_params(estimator, training, fitted, holdout))
+        mlflow.log_params(_params(result, training, holdout))
         mlflow.log_metrics(metrics)
         mlflow.log_dict(dict(training.snapshot.versions), "table_versions.json")
         mlflow.log_dict(training.excluded, "excluded_rows.json")
         mlflow.log_text(slices.write_csv(), "slices.csv")
+        mlflow.log_text(
+            pl.DataFrame(tabulate(result.tried, result.choice.window.name)).write_csv(), "windows.csv"
+        )
         mlflow.log_dict(importance, "importance.json")
         mlflow.log_figure(plot_calibration(holdout, problem.target), "calibration.png")
         mlflow.log_figure(plot_importance(importance), "importance.png")
@@ -171,15 +185,18 @@ def _log(
             package = Path(folder) / "model"
             write_package(package, problem, estimator, training, fitted, holdout, importance, metrics)
             version = project.registry.register(package, run.info.run_id, tags)
-    return Candidate(int(version), run.info.run_id, training, fitted, holdout, metrics)
+    candidate = Candidate(int(version), run.info.run_id, training, fitted, holdout, metrics)
+    choice = result.choice
+    return replace(candidate, windows=result.tried, window=choice.window.name, why=choice.reasons)
 
 
-def _params(
-    estimator: Any, training: TrainingSet, fitted: pl.DataFrame, holdout: pl.DataFrame
-) -> dict[str, Any]:
+def _params(result: Fitted, training: TrainingSet, holdout: pl.DataFrame) -> dict[str, Any]:
+    estimator = result.estimator
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
     rows = {
-        "rows_fitted": len(fitted),
+        "rows_fitted": len(result.learned),
+        "window": result.choice.window.name,
+        "windows_tried": "; ".join(one.name for one in result.tried if one.difference is not None) or "none",
         "rows_held_out": len(holdout),
         "holdout_days": HOLDOUT.days,
         "rows_excluded": sum(training.excluded.values()),
@@ -189,5 +206,8 @@ def _params(
 
 @task(name="train", cache_policy=NO_CACHE)
 def train(project: Project, until: datetime, reason: str) -> Candidate:
-    """Train, log and register a candidate."""
-    return train_candidate(project, until, reason)
+    """Train, log and register a candidate; show which windows of the past were tried."""
+    candidate = train_candidate(project, until, reason)
+    rows = tabulate(candidate.windows, candidate.window)
+    publish_table("training-window", rows, f"Learned from: {'; '.join(candidate.why)}"[:1000])
+    return candidate

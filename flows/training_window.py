@@ -1,0 +1,129 @@
+"""Learning from the past that served best: windows are tried before one is learned from.
+
+The evidence comes from the newest of the rows given, so that rows held out for the gate decide nothing
+here. The decision itself is pure, in policy/window.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from feature_repo.contract import Problem
+from flows.policy.gate import Floats
+from flows.policy.window import EXPANDING, Tried, Window, WindowChoice, WindowPolicy, choose, compare
+from flows.training_set import to_matrix
+
+DAY = 86_400  # seconds
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """An estimator, the rows that it learned from, why those, and every window that was tried."""
+
+    estimator: Any
+    learned: pl.DataFrame
+    choice: WindowChoice
+    tried: tuple[Tried, ...]
+
+
+def fit_by_evidence(
+    build_estimator: Callable[[Problem], Any],
+    rows: pl.DataFrame,
+    problem: Problem,
+    policy: WindowPolicy = WindowPolicy(),
+) -> Fitted:
+    """Compare windows on the newest of labelled rows, then fit on all rows of the window that won."""
+    tried = try_windows(build_estimator, rows, problem, policy)
+    choice = choose(tried, policy)
+    learned, weights = apply_window(choice.window, rows, problem)
+    estimator = fit_weighted(build_estimator(problem), learned, problem, weights)
+    return Fitted(estimator, learned, choice, tried)
+
+
+def try_windows(
+    build_estimator: Callable[[Problem], Any], rows: pl.DataFrame, problem: Problem, policy: WindowPolicy
+) -> tuple[Tried, ...]:
+    """Return what each window comes to on the newest days of labelled rows, learned from what is older."""
+    thinned = rows.sort(problem.decided_at).gather_every(max(1, -(-len(rows) // policy.max_rows)))
+    decided = pl.col(problem.decided_at)
+    newest = decided > decided.max() - timedelta(days=policy.judged_days)
+    known, judged = thinned.filter(~newest), thinned.filter(newest)
+    days = judged[problem.decided_at].dt.convert_time_zone(problem.time_zone).dt.date().cast(pl.Int64)
+    lacking = _find_lacking(known, judged, days.n_unique(), problem, policy)
+    if lacking:
+        return tuple(Tried(window.name, len(known), reason=lacking) for window in policy.windows)
+    skipped, scores, learned_from = [], {}, {}
+    for window in policy.windows:
+        learned, weights = apply_window(window, known, problem)
+        reason = _find_reason_to_skip(window, learned, known, build_estimator(problem), policy)
+        if reason:
+            skipped.append(Tried(window.name, len(learned), reason=reason))
+            continue
+        estimator = fit_weighted(build_estimator(problem), learned, problem, weights)
+        scores[window.name] = estimator.predict_proba(to_matrix(judged, problem))[:, 1]
+        learned_from[window.name] = len(learned)
+    outcomes = judged[problem.target].cast(pl.Float64).to_numpy()
+    return (*compare(outcomes, scores, days.to_numpy(), learned_from, policy), *skipped)
+
+
+def apply_window(window: Window, rows: pl.DataFrame, problem: Problem) -> tuple[pl.DataFrame, Floats | None]:
+    """Return the rows that a window learns from, and what each counts; None: all alike."""
+    decided = pl.col(problem.decided_at)
+    if window.days is not None:
+        rows = rows.filter(decided > decided.max() - timedelta(days=window.days))
+    if window.half_life is None:
+        return rows, None
+    age = rows.select((decided.max() - decided).dt.total_seconds() / DAY).to_series().to_numpy()
+    return rows, np.exp2(-age / window.half_life)
+
+
+def fit_weighted(estimator: Any, rows: pl.DataFrame, problem: Problem, weights: Floats | None) -> Any:
+    """Fit an estimator on labelled rows, each of which counts as much as its weight, and return it."""
+    given = {} if weights is None else {_name_weights(estimator): weights}
+    return estimator.fit(to_matrix(rows, problem), rows[problem.target].to_numpy(), **given)
+
+
+def tabulate(tried: Sequence[Tried], chosen: str) -> list[dict[str, Any]]:
+    """Return one row a window that was tried, the one that was learned from marked."""
+    return [{**asdict(one), "chosen": one.name == chosen} for one in tried]
+
+
+def _find_lacking(
+    known: pl.DataFrame, judged: pl.DataFrame, days: int, problem: Problem, policy: WindowPolicy
+) -> str:
+    """Return why nothing can be compared, or nothing."""
+    if len(known) < policy.min_rows or days < policy.min_days:
+        expected = f"{policy.min_rows} rows and {policy.min_days} days or more"
+        return f"{len(known)} rows to learn from and {days} days to judge on, expected {expected}"
+    if known[problem.target].n_unique() < 2 or judged[problem.target].n_unique() < 2:
+        return "one outcome only"
+    return ""
+
+
+def _find_reason_to_skip(
+    window: Window, learned: pl.DataFrame, known: pl.DataFrame, estimator: Any, policy: WindowPolicy
+) -> str:
+    """Return why a window is not tried, or nothing."""
+    if window == EXPANDING:
+        return ""
+    if window.half_life is None and len(learned) == len(known):
+        return "reaches back to the first row, as expanding does"
+    if len(learned) < policy.min_rows:
+        return f"{len(learned)} rows to learn from, expected {policy.min_rows} or more"
+    if window.half_life is not None and not _name_weights(estimator):
+        return "the estimator takes no weights"
+    return ""
+
+
+def _name_weights(estimator: Any) -> str:
+    """Return by which name an estimator takes the weights of rows; nothing if it takes none."""
+    from sklearn.utils.validation import has_fit_parameter
+
+    if hasattr(estimator, "steps"):
+        name, last = estimator.steps[-1]
+        return f"{name}__sample_weight" if has_fit_parameter(last, "sample_weight") else ""
+    return "sample_weight" if has_fit_parameter(estimator, "sample_weight") else ""
