@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from feature_repo.code_text import read_code
 from feature_repo.contract import Problem
 from flows.backtest.record import KNOWN_AT, Record, load_record, write_whole
-from flows.train import HOLDOUT, MIN_ROWS, fit, measure_importance, predict
+from flows.train import HOLDOUT, MIN_ROWS, measure_importance, predict
 from flows.training_set import split_by_time
+from flows.training_window import fit_by_evidence
 
 Build = Callable[[Problem], Any]
 
@@ -42,15 +43,14 @@ class ScoredModel:
 
     until          when it was trained: on the labels known by then, but the newest held out
     trained_until  the newest row that it learned from
-    base_rate      of the rows that it learned from
-    seconds        that fitting took
+    seconds        that it took to choose a window of the past and to fit
+    choice         the window that it learned from
     first, scores  its scores of the record's rows from index `first` on: the held-out ones and all later
     """
 
     until: datetime
     trained_until: datetime
     rows: int
-    base_rate: float
     seconds: float
     choice: str
     importance: Mapping[str, float]
@@ -107,7 +107,7 @@ def name_model(record: Record, until: datetime, teaching: Teaching) -> str:
         until.isoformat(),
         str(teaching.holdout),
         repr(estimator.get_params()),
-        read_code(fit),
+        read_code(fit_by_evidence),
         read_code(teaching.build),
         sklearn.__version__,
     ]
@@ -118,17 +118,16 @@ def _fit_and_keep(
     record: Record, until: datetime, teaching: Teaching, fitted: pl.DataFrame, held: pl.DataFrame, file: Path
 ) -> None:
     problem, began = record.problem, time.perf_counter()
-    estimator = fit(teaching.build(problem), fitted, problem)
-    seconds = time.perf_counter() - began
+    found = fit_by_evidence(teaching.build, fitted, problem)
+    estimator, learned, seconds = found.estimator, found.learned, time.perf_counter() - began
     first = record.find(until - teaching.holdout)
     scores = predict(estimator, record.rows[first:], problem)
     told = {
         "until": until.isoformat(),
-        "trained_until": fitted[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
-        "rows": len(fitted),
-        "base_rate": float(fitted[problem.target].cast(pl.Float64).mean()),  # type: ignore[arg-type]
+        "trained_until": learned[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
+        "rows": len(learned),
         "seconds": seconds,
-        "choice": "all rows",
+        "choice": found.choice.window.name,
         "importance": measure_importance(estimator, held, problem) if len(held) else {},
         "first": first,
     }
