@@ -85,7 +85,10 @@ class FeatureTable:
     `ttl` is the freshness limit, `meanings` says what each feature means, `owner` who answers for it.
     From version 2 on, the table and its features are stored as `name_v2`, so that it can stand beside the
     version that an older model takes: `replace(table, version=2, compute=...)`. `compute` itself never
-    sees the version.
+    sees the version. Keys are text, whatever they are in a request.
+
+    `shares`: those of the keys that a row has in common with the raw rows it is computed from; all of
+    them, if it is not stated. A row on all airports of a city shares none.
     """
 
     name: str
@@ -101,6 +104,7 @@ class FeatureTable:
     owner: str = ""
     meanings: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
+    shares: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.version == 1:
@@ -113,6 +117,11 @@ class FeatureTable:
         }
         for attribute, value in stored.items():
             object.__setattr__(self, attribute, value)
+
+    @property
+    def source_keys(self) -> tuple[str, ...]:
+        """The keys by which raw rows that a row is computed from are found."""
+        return self.keys if self.shares is None else self.shares
 
     @property
     def plain_name(self) -> str:

@@ -3,12 +3,13 @@
 To bring your own: state this object for your data. The modules that it names are yours too.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import polars as pl
 
-from feature_repo import transforms
+from feature_repo import congestion, lines, transforms
 from feature_repo.contract import Feature, FeatureTable, Problem, RawTable
 from feature_repo.facts import HORIZON, PRIOR, TIME_ZONE
 
@@ -127,6 +128,53 @@ def _recent(prefix: str, keys: tuple[str, ...]) -> FeatureTable:
     )
 
 
+def _moved(prefix: str, keys: tuple[str, ...]) -> FeatureTable:
+    """Return what `_recent` says, of every key of the timetable at every tick."""
+    return FeatureTable(
+        name=f"{prefix}_recent",
+        keys=keys,
+        features={f"{prefix}_{name}_3h": pl.Float64 for name in MOVED},
+        reads=("schedule", "departures", "arrivals"),
+        every=timedelta(hours=1),
+        lookback=timedelta(days=4),
+        ttl=timedelta(hours=3),
+        compute=partial(congestion.movements, keys=keys, prefix=prefix, spans=(3,)),
+        ticks=transforms.hourly_ticks,
+        description=f"Movements of the last three hours by {' and '.join(keys)}: a row at every full hour.",
+        owner=OWNER,
+        meanings={f"{prefix}_{name}_3h": f"{text}, within three hours" for name, text in MOVED.items()},
+    )
+
+
+MOVED = {
+    "delay": "Mean departure delay in minutes, capped",
+    "late": "Share of departures that were late",
+    "arrival_delay": "Mean arrival delay in minutes, capped",
+    "flights": "Flights due to depart",
+    "overdue": "Share of the flights due that had not left",
+}
+TRAFFIC = {
+    **{f"airport_{name}_1h": f"{MOVED[name]}, within the last hour" for name in MOVED if name != "flights"},
+    **{f"airport_{name}_6h": f"{MOVED[name]}, within six hours" for name in MOVED if name != "flights"},
+    **{f"city_{name}_3h": f"{text}, within three hours at all airports" for name, text in MOVED.items()},
+    "city_delay_1h": "Mean departure delay in minutes, capped, within the last hour at all airports",
+    "city_overdue_1h": "Share of the flights due in the last hour that had not left, at all airports",
+    "airport_due": "Flights scheduled within the hour that is decided on",
+    "airport_due_before": "Flights scheduled within the hour before that",
+    "city_due": "Flights scheduled within the hour that is decided on, at all airports",
+    "city_due_before": "Flights scheduled within the hour before that, at all airports",
+}
+NEARBY = {
+    "near_wind": "Strongest wind at the city's other airports, mph",
+    "near_precip": "Most precipitation of the hour at the city's other airports, inches",
+    "near_visib": "Worst visibility at the city's other airports, miles",
+}
+LINE = {
+    "line_late_28d": "Share of the flights of this number that arrived late, 28 whole days back",
+    "line_delay_28d": "Their mean arrival delay in minutes, capped",
+    "line_flights_28d": "How many of them arrived",
+    "line_slack": "Minutes that the timetable allows over what the route's flights took of late",
+}
 WEATHER = {
     "temp": "Temperature, F",
     "dewp": "Dew point, F",
@@ -169,6 +217,59 @@ TABLES = (
         meanings=WEATHER,
     ),
 )
+# What the second version of the feature service takes beside most of the first's.
+ADDED = (
+    # The first version has no row in a quiet hour, and so none for one flight in seventeen.
+    replace(_moved("pair", ("origin", "carrier")), version=2),
+    _moved("carrier", ("carrier",)),
+    _moved("dest", ("dest",)),
+    FeatureTable(
+        name="airport_traffic",
+        keys=("origin",),
+        features=dict.fromkeys(TRAFFIC, pl.Float64),
+        reads=("schedule", "departures", "arrivals"),
+        every=timedelta(hours=1),
+        lookback=timedelta(days=4),
+        ttl=timedelta(hours=3),
+        shares=(),
+        compute=partial(congestion.airport_traffic, spans=(1, 6), city_spans=(1, 3)),
+        ticks=transforms.hourly_ticks,
+        description="Movements at the airport and at the city's airports together, and the flights due.",
+        owner=OWNER,
+        meanings=TRAFFIC,
+    ),
+    FeatureTable(
+        name="nearby_weather",
+        keys=("origin",),
+        features=dict.fromkeys(NEARBY, pl.Float64),
+        reads=("weather",),
+        every=timedelta(hours=1),
+        lookback=timedelta(hours=12),
+        ttl=timedelta(hours=3),
+        shares=(),
+        compute=congestion.nearby_weather,
+        ticks=transforms.hourly_ticks,
+        description="Last hourly observations at the city's other airports, the worst of them.",
+        owner=OWNER,
+        meanings=NEARBY,
+    ),
+    FeatureTable(
+        name="line_daily",
+        keys=lines.LINE,
+        features=dict.fromkeys(LINE, pl.Float64),
+        reads=("schedule", "arrivals"),
+        every=timedelta(days=1),
+        lookback=timedelta(days=32),
+        ttl=timedelta(days=2),
+        shares=("origin",),
+        compute=lines.line_history,
+        ticks=transforms.daily_ticks,
+        description="How flights of this number arrived over 28 days, and the slack of their timetable.",
+        owner=OWNER,
+        meanings=LINE,
+    ),
+)
+TAKEN = (*(table for table in TABLES if table.name != "pair_recent"), *ADDED)
 
 PROBLEM = Problem(
     name="flight-delay",
@@ -180,13 +281,13 @@ PROBLEM = Problem(
     time_zone=TIME_ZONE,
     start=datetime(2013, 1, 1, 5, tzinfo=UTC),
     end=datetime(2014, 1, 1, 5, tzinfo=UTC),
-    feature_service="flight_delay_v1",
+    feature_service="flight_delay_v2",
     raw=RAW,
-    feature_tables=TABLES,
+    feature_tables=(*TABLES, *ADDED),
     features=(
         *(Feature(n, "category", "request", REQUEST[n]) for n in ("carrier", "origin", "dest")),
         *(Feature(n, "number", "request", REQUEST[n]) for n in ("local_hour", "weekday", "distance")),
-        *(Feature(name, "number", table.name) for table in TABLES for name in table.features),
+        *(Feature(name, "number", table.name) for table in TAKEN for name in table.features),
     ),
     request_fields={"scheduled_departure": INSTANT, "distance": pl.Int64},
     slices=("carrier", "origin"),

@@ -65,7 +65,8 @@ class FeatureStore:
         problem = self._problem
         # As a frame of Polars through Feast's interface: it hands it to the offline store as it is. What
         # Feast itself would add, the request-time view by way of pandas, is added by the same function.
-        asked = rows.with_columns(pl.col(problem.decided_at).alias(STAMP))
+        keys = sorted({key for table in problem.used_tables for key in table.keys})
+        asked = rows.with_columns(pl.col(problem.decided_at).alias(STAMP), pl.col(keys).cast(pl.String))
         service = self._store.get_feature_service(problem.feature_service)
         job = self._store.get_historical_features(entity_df=asked, features=service)
         frame = problem.add_request_features(job.to_polars()).drop(STAMP)

@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
+from flows.cli_backtest import backtest
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_features import features
 from flows.cli_monitoring import app as monitoring
@@ -279,6 +280,7 @@ def example(ctx: typer.Context) -> None:
 
 
 add_releases(app)
+app.command()(backtest)
 app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
 app.command(rich_help_panel=DATA)(outcomes)

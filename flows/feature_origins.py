@@ -85,7 +85,7 @@ def find_feature_rows(project: Project, prediction: Prediction) -> list[FeatureR
     past = OnlinePast(project.lake, project.problem, Materializations(project.settings.home / "feast").read())
     found = []
     for table in project.problem.feature_tables:
-        asked = {**{key: keys.get(key) for key in table.keys}, project.problem.decided_at: decided}
+        asked = {**{key: _as_text(keys.get(key)) for key in table.keys}, project.problem.decided_at: decided}
         told = {name: answered.get(name) for name in table.features}
         held = _find_online(past, table, asked, told, at)
         usable = held is not None and 0 <= decided.timestamp() - held.stamp <= table.ttl.total_seconds()
@@ -157,8 +157,9 @@ def _with_sources(project: Project, row: FeatureRow, manifests: Mapping[str, Any
     reach = Period(tick - table.lookback, tick)
     raw = {known.name: known for known in project.problem.raw}
     versions = _find_raw_versions(project, row)
+    shared = {key: row.keys[key] for key in table.source_keys}
     sources = tuple(
-        _find_sources(project, raw[name], versions.get(name), reach, row.keys, manifests)
+        _find_sources(project, raw[name], versions.get(name), reach, shared, manifests)
         for name in table.reads
     )
     return replace(row, sources=sources)
@@ -205,6 +206,10 @@ def _find_origin(batch_id: str, rows: int, manifests: Mapping[str, Mapping[str, 
 
 def _match(rows: pl.DataFrame, keys: Mapping[str, Any]) -> pl.DataFrame:
     return rows.filter(pl.col(key).eq_missing(pl.lit(value)) for key, value in keys.items()) if keys else rows
+
+
+def _as_text(key: Any) -> str | None:
+    return None if key is None else str(key)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def monitor_window(
     current, columns = parse_features(served, champion.contract), list_columns(champion.contract, problem)
     labels = read_labels(lake, window, seen).filter(model_version=version, served_by="champion")
     quality = _judge_labels(labels, served, champion, problem.target, mature=seen >= matures)
-    drift = _judge_inputs(champion, current, columns, problem, window)
+    drift = compare_inputs(champion, current, columns, problem, window)
     score_drift = _judge_scores(champion, current, problem, window)
     estimate = _estimate(champion, current, problem, window)
     doubt = doubt_estimates(lake, version, seen, estimate, quality)
@@ -116,9 +116,10 @@ def _judge_labels(
     return judge_quality(now, then, arrived=arrived, mature=mature)
 
 
-def _judge_inputs(
+def compare_inputs(
     champion: Champion, current: pl.DataFrame, columns: list[DriftColumn], problem: Problem, window: Period
 ) -> DriftVerdict:
+    """Compare the columns of a window with what the champion was built on."""
     # The reference is turned to the window's mix of the calendar's columns; that mix is judged apart.
     calendar = list_calendar(champion, problem)
     held, now = (to_arrays(side, [*columns, *calendar]) for side in (champion.reference, current))
@@ -129,7 +130,7 @@ def _judge_inputs(
 def _judge_scores(
     champion: Champion, current: pl.DataFrame, problem: Problem, window: Period
 ) -> ColumnDrift | None:
-    verdict = _judge_inputs(champion, current, [DriftColumn("score", "number")], problem, window)
+    verdict = compare_inputs(champion, current, [DriftColumn("score", "number")], problem, window)
     return verdict.columns[0] if verdict.enough else None
 
 

@@ -64,7 +64,7 @@ class OnlinePast:
         likeliest first. Rows too old to be used are left out. Raises NotEnoughData if a version is gone.
         """
         states = self._list_states(table, row[self._problem.decided_at] - table.ttl, at)
-        key = tuple(row[name] for name in table.keys)
+        key = tuple(str(row[name]) for name in table.keys)
         floor = (row[self._problem.decided_at] - table.ttl).replace(hour=0, minute=0, second=0, microsecond=0)
         found: list[PastRow] = []
         for stretches in states:

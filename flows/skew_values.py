@@ -168,15 +168,19 @@ def find_newest(
 ) -> pl.DataFrame:
     """Add to rows sorted by `at` the features of each one's newest tick at that instant that is fresh."""
     ticks = frame.select(*table.keys, STAMP, *table.features).sort(STAMP)
-    return rows.join_asof(
-        ticks,
-        left_on=at,
-        right_on=STAMP,
-        by=list(table.keys),
-        strategy="backward",
-        tolerance=ttl or table.ttl,
-        check_sortedness=False,
-    ).drop(STAMP, strict=False)
+    return (
+        rows.with_columns(pl.col(table.keys).cast(pl.String))
+        .join_asof(
+            ticks,
+            left_on=at,
+            right_on=STAMP,
+            by=list(table.keys),
+            strategy="backward",
+            tolerance=ttl or table.ttl,
+            check_sortedness=False,
+        )
+        .drop(STAMP, strict=False)
+    )
 
 
 def _find_withheld(answers: Sequence[Prediction]) -> dict[str, list[int]]:

@@ -202,7 +202,7 @@ def _touch_features(
         within = pl.col(STAMP).is_between(batch.since, batch.until + table.lookback, closed="right")
         return ticks.with_columns(touched=within)
     # A tick is computed from rows known in [tick - lookback, tick): is there one of the batch?
-    shared = [key for key in table.keys if key in raw.schema]
+    shared = [key for key in table.source_keys if key in raw.schema]
     known = rows.select(*shared, _known=pl.col(raw.known_at)).sort("_known")
     joined = ticks.join_asof(
         known,

@@ -1,4 +1,4 @@
-"""When windows of verdicts add up to a retrain: k of the last n and the latest, after a cooldown."""
+"""When windows of verdicts add up to a retrain: k of the last n and the latest, or the model's age."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,21 +13,27 @@ LONGEST_DAY = timedelta(hours=25)  # the one on which clocks are put back
 class TriggerPolicy:
     """When to ask for a retrain.
 
+    signals          what is heeded of SIGNALS.
     window           7 days: one full turn of the week, so that weekdays do not pass for drift.
     needed, of       2 of the last 3 windows and the latest one: one odd week (a storm, a holiday) is
                      not decay, and a breach that has healed needs no model.
     drift_share      0.5: half of what the model relies on moved far; Evidently's own default share.
     cooldown         14 days of logical time after training: `needed` windows of the new model.
-    after_rejection  28 days after a request that brought no new champion: the same data would bring
-                     the same rejected candidate.
+    after_rejection  7 days after a request that brought no new champion: on the same data the same
+                     candidate would be rejected again, and a week is the least that makes them others.
+    oldest           the newest row that the model learned from may be 42 days old: 28 days of service
+                     after the gate's 14. What a model has not seen it does not know, and its decay is
+                     measured only once it has cost something. None: age asks for nothing.
     """
 
+    signals: tuple[str, ...] = SIGNALS
     window: timedelta = timedelta(days=7)
     needed: int = 2
     of: int = 3
     drift_share: float = 0.5
     cooldown: timedelta = timedelta(days=14)
-    after_rejection: timedelta = timedelta(days=28)
+    after_rejection: timedelta = timedelta(days=7)
+    oldest: timedelta | None = timedelta(days=42)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class WindowSigns:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Whether to retrain; `causes` are the signals that fired, also while a cooldown holds them."""
+    """Whether to retrain; `causes` are the signals that fired, or "age", also while a cooldown holds them."""
 
     retrain: bool
     causes: tuple[str, ...]
@@ -64,14 +70,15 @@ def decide(
 ) -> Trigger:
     """Decide on the champion's own windows, in any order.
 
-    `trained` is the logical time of the last retrain, `rejected` that of the last request that
+    `trained` is the instant of the newest row that it learned from, `rejected` that of the last request that
     brought no new champion. A signal is counted on its own: a week too high and a week too low are
     not one trend. A window that could not tell counts as no breach.
     """
     recent = sorted(history, key=lambda w: w.until)[-policy.of :]
     if not recent:
         return Trigger(False, (), ("no windows yet",))
-    found = [(signal, *_judge_signal(recent, signal, policy)) for signal in SIGNALS]
+    found = [(signal, *_judge_signal(recent, signal, policy)) for signal in policy.signals]
+    found += _judge_age(recent[-1].until, trained, policy)
     causes = tuple(signal for signal, fires, _ in found if fires)
     if not causes:
         return Trigger(False, (), tuple(reason for _, _, reason in found))
@@ -95,6 +102,13 @@ def _judge_signal(recent: Sequence[WindowSigns], signal: str, policy: TriggerPol
     latest = "the latest too" if breaches[-1] else "not the latest"
     counted = f"{signal}: breach in {sum(breaches)} of the last {len(recent)} windows"
     return fires, f"{counted}, {latest}; {policy.needed} of {policy.of} with the latest are needed"
+
+
+def _judge_age(now: datetime, trained: datetime | None, policy: TriggerPolicy) -> list[tuple[str, bool, str]]:
+    if trained is None or policy.oldest is None:
+        return []
+    told = f"age: the newest row learned from is {(now - trained).days} days old"
+    return [("age", now - trained >= policy.oldest, f"{told}; {policy.oldest.days} are allowed")]
 
 
 def _find_cooldown(

@@ -62,12 +62,29 @@ def test_a_fresh_model_is_left_in_peace(days, fires):
     assert (trigger.retrain, trigger.causes) == (fires, ("quality",))
 
 
-@pytest.mark.parametrize(("days", "fires"), [(27, False), (28, True)])
+@pytest.mark.parametrize(("days", "fires"), [(6, False), (7, True)])
 def test_a_rejected_retrain_is_not_repeated_at_once(days, fires):
-    """After a request that brought no new champion the wait is longer."""
+    """After a request that brought no new champion it waits until the rows are others."""
     trigger = decide(weeks("quality", "quality"), rejected=START + 2 * WEEK - timedelta(days=days))
     assert trigger.retrain is fires
     assert fires or "rejected" in trigger.reasons[-1]
+
+
+@pytest.mark.parametrize(("days", "fires"), [(41, False), (42, True)])
+def test_an_old_model_is_renewed_though_nothing_broke(days, fires):
+    """The age of the newest row learned from asks by itself, and is named as the cause."""
+    trigger = decide(weeks("", ""), trained=START + 2 * WEEK - timedelta(days=days))
+    assert (trigger.retrain, trigger.causes) == (fires, ("age",) if fires else ())
+
+
+def test_without_a_limit_age_asks_for_nothing():
+    """A policy may leave age out."""
+    assert not decide(weeks("", ""), TriggerPolicy(oldest=None), trained=START - 99 * WEEK).retrain
+
+
+def test_signals_that_are_not_heeded_do_not_fire():
+    """A policy counts only the signals that it names."""
+    assert not decide(weeks("drift", "drift"), TriggerPolicy(signals=("quality",))).retrain
 
 
 def test_k_and_n_are_the_policys():
