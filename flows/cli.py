@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
+from flows.cli_doctor import doctor
 from flows.cli_features import features
 from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
@@ -272,16 +273,7 @@ def restate(
     )
 
 
-@app.command()
-def doctor(ctx: typer.Context) -> None:
-    """Check this machine: Python, packages, ports, disk, and what serves. Exits 1 if something is bad."""
-    from flows.doctor import examine
-    from flows.terminal import draw_checks
-
-    checks = list(examine(ctx.obj))
-    console.print(draw_checks(checks))
-    if not all(check.good for check in checks):
-        raise typer.Exit(1)
+app.command()(doctor)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The seven tests of features and data."""
 
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, deployed, tested, written
+from flows.readiness.lookups import Question, deployed, passed
 from flows.readiness.records import ROOT
 from flows.readiness.sources import Sources
 
@@ -35,6 +35,7 @@ def find_contract(sources: Sources) -> Finding:
 
 def find_benefit(sources: Sources) -> Finding:
     """No feature is unused or of no importance to the model that serves."""
+    _ = sources.champion
     idle = [one.name for one in sources.features if one.unused or one.dead]
     if idle:
         shown = ", ".join(idle[:5]) + (" ..." if len(idle) > 5 else "")
@@ -86,6 +87,8 @@ def find_definitions(sources: Sources) -> Finding:
 
 def find_columns_kept(sources: Sources) -> Finding:
     """The lake holds no column of the source that the problem does not state."""
+    if not len(sources.manifests):
+        return Finding(False, "nothing has landed", "", "Run `perennial backfill`.")
     surplus = []
     for table in sources.project.problem.raw:
         stated = {*table.schema, "batch_id"}
@@ -110,7 +113,7 @@ def find_feature_tests(sources: Sources) -> Finding:
     """Each feature table's computation has a test of its own that passed."""
     names = [table.name for table in sources.project.problem.feature_tables]
     test = "tests/unit/test_transforms.py::test_what_comes_later_changes_nothing"
-    return tested(*(f"{test}[{name}]" for name in names))(sources)
+    return passed(*(f"{test}[{name}]" for name in names))(sources)
 
 
 QUESTIONS = (
@@ -119,7 +122,7 @@ QUESTIONS = (
         (
             find_batches,
             find_contract,
-            tested("tests/unit/test_raw.py", "tests/contracts/test_great_expectations.py"),
+            passed("tests/unit/test_raw.py", "tests/contracts/test_great_expectations.py"),
         ),
         (find_batches,),
     ),
@@ -127,7 +130,7 @@ QUESTIONS = (
     Question("No feature's cost is too much", (find_cost,)),
     Question(
         "Features adhere to meta-level requirements",
-        (find_descriptions, find_definitions, tested("tests/contracts/test_definitions.py")),
+        (find_descriptions, find_definitions, passed("tests/contracts/test_definitions.py")),
         (find_descriptions,),
     ),
     Question(
@@ -136,17 +139,16 @@ QUESTIONS = (
             find_columns_kept,
             find_reach,
             deployed("upkeep", scheduled=True),
-            tested("tests/flows/test_retention.py"),
+            passed("tests/flows/test_retention.py"),
         ),
         (find_columns_kept, find_reach),
     ),
     Question(
         "New features can be added quickly",
-        (deployed("backfill-features"), tested("tests/flows/test_feature_backfill.py")),
-        (written("README.md", "backfill-features"),),
+        (deployed("backfill-features"), passed("tests/flows/test_feature_backfill.py")),
     ),
     Question(
         "All input feature code is tested",
-        (find_feature_tests, tested("tests/unit/test_schemas.py", "tests/unit/test_transforms.py")),
+        (find_feature_tests, passed("tests/unit/test_schemas.py", "tests/unit/test_transforms.py")),
     ),
 )

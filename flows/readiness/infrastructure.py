@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, counted, deployed, gate_held, kept, ran, tagged, tested
+from flows.readiness.lookups import Question, counted, deployed, gate_held, kept, passed, ran, tagged
 from flows.readiness.sources import Sources
 
 E2E = "tests/e2e/test_loop.py"
@@ -61,7 +61,7 @@ def find_loop(sources: Sources) -> Finding:
 
 def find_whole_test(sources: Sources) -> Finding:
     """The whole pipeline ran as a test: in the test suite, or as the drill on this home."""
-    suite = tested(E2E)(sources)
+    suite = passed(E2E)(sources)
     if suite.holds:
         return suite
     reports = sorted(sources.settings.home.glob("drill*/**/*.json"), key=lambda path: path.stat().st_mtime)
@@ -75,14 +75,14 @@ QUESTIONS = (
         "Training is reproducible",
         (
             find_origin,
-            tested("tests/flows/test_replay.py::test_a_training_set_is_built_again_to_the_same_hash"),
+            passed("tests/flows/test_replay.py::test_a_training_set_is_built_again_to_the_same_hash"),
         ),
         (find_origin,),
     ),
     Question(
         "Model specification code is unit tested",
         (
-            tested(
+            passed(
                 "tests/unit/test_compiled.py::test_the_problems_own_pipeline_gives_the_same_scores",
                 "tests/flows/test_toy.py::test_a_model_of_the_toy_problem_trains_and_answers_in_a_clean_process",
             ),
@@ -95,12 +95,12 @@ QUESTIONS = (
     ),
     Question(
         "Model quality is validated before attempting to serve it",
-        (tagged("perennial.gate", "passed"), kept("gate.md"), tested("tests/unit/test_gate.py")),
+        (tagged("perennial.gate", "passed"), kept("gate.md"), passed("tests/unit/test_gate.py")),
         (kept("gate.md"),),
     ),
     Question(
         "The model allows debugging by observing computation on a single example",
-        (find_answer, tested("tests/flows/test_trace.py", "tests/flows/test_replay.py")),
+        (find_answer, passed("tests/flows/test_trace.py", "tests/flows/test_replay.py")),
         (find_answer,),
     ),
     Question(
@@ -108,16 +108,16 @@ QUESTIONS = (
         (
             gate_held("clean process"),
             counted("perennial_shadow_scores_total", positive=True),
-            tested("tests/contracts/test_service.py::test_a_challenger_is_scored_and_not_heard"),
+            passed("tests/contracts/test_service.py::test_a_challenger_is_scored_and_not_heard"),
         ),
-        (gate_held("clean process"), tested("tests/unit/test_models.py")),
+        (gate_held("clean process"), passed("tests/unit/test_models.py")),
     ),
     Question(
         "Models can be quickly and safely rolled back",
         (
             find_way_back,
             deployed("rollback"),
-            tested(
+            passed(
                 "tests/flows/test_release.py::test_the_way_back_is_never_blocked", "tests/unit/test_models.py"
             ),
         ),

@@ -45,32 +45,43 @@ def take(look: Look, sources: Sources) -> Finding:
     except PerennialError as error:
         return Finding(False, f"{error.subject}: {error.got}", "", error.next_step)
     except (OSError, *malformed) as error:
-        return Finding(False, f"cannot be read ({type(error).__name__}: {error})", "", "Look at `var/logs`.")
+        return Finding(
+            False,
+            f"cannot be read ({type(error).__name__}: {error})",
+            "",
+            f"Look at {sources.settings.home / 'logs'}.",
+        )
 
 
-def tested(*names: str, anytime: bool = False) -> Look:
-    """Look whether tests passed on today's code; a name may be a file, a test, or all its parameters.
+@dataclass(frozen=True)
+class TestsPassed:
+    """Look whether tests passed on today's code; a name may be a file, a test, or all its parameters."""
 
-    anytime  on whatever code: what was found then, written down
-    """
+    __test__ = False
 
-    def look(sources: Sources) -> Finding:
-        files = sorted({name.partition("::")[0] for name in names})
-        again = f"Run .venv/bin/python -m pytest {' '.join(names)}"
-        found = [record for name in names for record in _match(sources.tests, name)]
-        lacking = [name for name in names if not _match(sources.tests, name)]
-        if lacking:
-            return Finding(False, f"no record of {', '.join(lacking)}", "", again)
-        if bad := [one for one in found if one.outcome != "passed"]:
+    names: tuple[str, ...]
+
+    def __call__(self, sources: Sources) -> Finding:
+        """Return what became of them."""
+        files = list(dict.fromkeys(name.partition("::")[0] for name in self.names))
+        again = f"Run .venv/bin/python -m pytest {' '.join(files)}"
+        found = {name: _match(sources.tests, name) for name in self.names}
+        if lacking := [name for name in self.names if not found[name]]:
+            told = lacking[0] + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
+            return Finding(False, f"no record of {told}", "", again)
+        records = [record for name in self.names for record in found[name]]
+        if bad := [one for one in records if one.outcome != "passed"]:
             return Finding(False, f"{bad[0].test} {bad[0].outcome} at {bad[0].at}", "", again)
-        oldest = min(found, key=lambda one: one.at)
-        stale = [one for one in found if one.code != sources.code]
-        told = f"{_count(found)} passed on commit {oldest.commit[:10]}, {oldest.at}"
-        if stale and not anytime:
+        oldest = min(records, key=lambda one: one.at)
+        told = f"{_count(records)} passed on commit {oldest.commit[:10]} at {oldest.at}"
+        if any(one.code != sources.code for one in records):
             return Finding(False, f"{told}; the code has changed since", "", again)
         return Finding(True, told, " ".join(str(ROOT / file) for file in files))
 
-    return look
+
+def passed(*names: str) -> TestsPassed:
+    """Look whether these tests passed on today's code."""
+    return TestsPassed(names)
 
 
 def _match(tests: dict[str, TestRecord], name: str) -> list[TestRecord]:

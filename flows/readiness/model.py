@@ -5,7 +5,7 @@ import json
 import subprocess
 
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, gate_held, kept, tagged, tested, written
+from flows.readiness.lookups import Question, gate_held, kept, passed, tagged, written
 from flows.readiness.records import ROOT
 from flows.readiness.sources import Sources
 
@@ -111,7 +111,8 @@ def find_slices(sources: Sources) -> Finding:
         return Finding(False, f"no slices by {', '.join(lacking)}", "", "Train on more data.")
     bad = table.filter(pl.col("brier_skill") <= 0)
     worst = table.sort("brier_skill").row(0, named=True)
-    told = f"{len(table)} slices; the least skill, {worst['slice']} {worst['value']}: {worst['brier_skill']:+.3f}"
+    least = f"{worst['slice']} {worst['value']}: {worst['brier_skill']:+.3f}"
+    told = f"{len(table)} slices; the least skill, {least}"
     if len(bad):
         told += f"; {len(bad)} no better than their own rate"
     return Finding(
@@ -127,7 +128,7 @@ QUESTIONS = (
         "Offline and online metrics correlate",
         (
             find_correlation,
-            tested("tests/flows/test_monitor.py::test_a_weeks_verdict_holds_its_estimate_against_the_labels"),
+            passed("tests/flows/test_monitor.py::test_a_weeks_verdict_holds_its_estimate_against_the_labels"),
         ),
         (find_correlation,),
     ),
@@ -141,10 +142,10 @@ QUESTIONS = (
         (find_backtest,),
         (written("infra/decisions/0004-when-to-retrain.md", "frozen"),),
     ),
-    Question("A simpler model is not better", (find_simpler, tested("tests/unit/test_gate.py"))),
+    Question("A simpler model is not better", (find_simpler, passed("tests/unit/test_gate.py"))),
     Question(
         "Model quality is sufficient on all important data slices",
-        (tagged("perennial.gate", "passed"), find_slices, tested("tests/unit/test_gate.py")),
+        (tagged("perennial.gate", "passed"), find_slices, passed("tests/unit/test_gate.py")),
         (kept("slices.csv"),),
     ),
     Question(
@@ -152,7 +153,7 @@ QUESTIONS = (
         (
             find_slices,
             gate_held("not worse for"),
-            tested(
+            passed(
                 "tests/unit/test_gate.py::test_a_gain_overall_does_not_excuse_a_slice_that_is_surely_worse"
             ),
         ),

@@ -5,29 +5,32 @@ from statistics import median
 from typing import Any
 
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, alerted, automation, counted, deployed, ran, tested
+from flows.readiness.lookups import Question, alerted, automation, counted, deployed, passed, ran
 from flows.readiness.records import ROOT
 from flows.readiness.sources import Sources
 
-RULES = tested("tests/prometheus/test_rules.py::test_every_alert_fires_and_clears_in_promtool")
+RULES = passed("tests/prometheus/test_rules.py::test_every_alert_fires_and_clears_in_promtool")
 STALE_DAYS = 60.0  # of a model's newest row behind what has landed
 SLOWER = 2.0  # times what a training usually takes
 
 
 def find_lock(sources: Sources) -> Finding:
     """What is installed is what the lock names: nothing changed beneath without a commit."""
+    from packaging.requirements import Requirement
+
     lock, other = ROOT / "requirements.lock", []
     for line in lock.read_text().splitlines():
-        name, _, rest = line.partition("==")
-        if not rest or line.startswith((" ", "#")):
+        if not line or line.startswith((" ", "#")):
             continue
-        wanted = rest.split()[0].rstrip("\\;").strip()
+        wanted = Requirement(line.partition("--hash")[0].rstrip(" \\"))
+        if wanted.marker and not wanted.marker.evaluate({"extra": "dev"}):
+            continue
         try:
-            found = version(name.partition("[")[0])
+            found = version(wanted.name)
         except PackageNotFoundError:
-            continue  # for another platform
-        if found != wanted:
-            other.append(f"{name} {found} instead of {wanted}")
+            found = "none"
+        if found not in wanted.specifier:
+            other.append(f"{wanted.name} {found} instead of {wanted.specifier}")
     if other:
         return Finding(False, f"not as locked: {', '.join(other[:3])}", "", "Run make lock, or install anew.")
     return Finding(True, "every package installed is the one that the lock names", str(lock))
@@ -40,7 +43,8 @@ def find_skew(sources: Sources) -> Finding:
         return Finding(False, "the skew probe has not run", "", "Run skew-probe in the Prefect UI.")
     newest = table.filter(table["until"] == table["until"].max())
     compared, bad = int(newest["compared"].sum()), int(newest["mismatched"].sum())
-    told = f"{compared:,} served values made again offline, {bad} differ, until {newest['until'][0]:%Y-%m-%d %H:%M}"
+    until = f"{newest['until'][0]:%Y-%m-%d %H:%M}"
+    told = f"{compared:,} served values made again offline, {bad} differ, until {until}"
     place = str(sources.settings.home / "lake" / "skew")
     return Finding(compared > 0 and not bad, told, place, "Read the run of skew-probe: it names the cause.")
 
@@ -95,7 +99,8 @@ def find_verdict(sources: Sources) -> Finding:
     if not len(judged):
         return Finding(False, "no verdict on labels", "", "Run the daily loop until labels have matured.")
     last = judged.sort("window_until").row(-1, named=True)
-    told = f"window until {last['window_until']:%Y-%m-%d}: quality {last['quality_state']}, AUC {last['auc']:.3f}"
+    until = f"{last['window_until']:%Y-%m-%d}"
+    told = f"window until {until}: quality {last['quality_state']}, AUC {last['auc']:.3f}"
     folder = sources.settings.home / "reports"
     return Finding(True, told, str(folder / last["report"] if last["report"] else folder))
 
@@ -107,7 +112,7 @@ QUESTIONS = (
             find_lock,
             alerted("DataOdd", "DataStopped", "TableLate"),
             RULES,
-            tested("tests/flows/test_damage.py"),
+            passed("tests/flows/test_damage.py"),
         ),
         (find_lock, alerted("DataOdd", "DataStopped")),
     ),
@@ -136,7 +141,7 @@ QUESTIONS = (
         (
             alerted("ErrorRateHigh", "ChampionMissing", "VersionRefused"),
             counted("perennial_answers_total", positive=True),
-            tested(
+            passed(
                 "tests/unit/test_ladder.py::test_scores_that_are_no_probabilities_are_a_failure",
                 "tests/unit/test_quality.py::test_scores_that_are_no_number_give_no_verdict",
             ),
