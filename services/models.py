@@ -47,6 +47,12 @@ class Registry:
             found = list(self._client.search_model_versions(f"name='{self.name}'"))
         return {int(v.version): dict(v.tags) for v in sorted(found, key=lambda v: -int(v.version))}
 
+    def has(self, version: int) -> bool:
+        """Return whether the version is there; one that was deleted is not."""
+        with self._reaching(f"version {version}"):
+            ask = lambda: self._client.get_model_version(self.name, str(version))  # noqa: E731
+            return _absent_as_none(ask) is not None
+
     def set_alias(self, alias: str, version: int) -> None:
         """Make an alias name a version."""
         with self._reaching(f"alias {alias}"):
