@@ -9,7 +9,7 @@ import os
 import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -25,10 +25,8 @@ from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
 from flows.cli_replay import compact, replay_app
 from flows.cli_replicas import app as replicas
+from flows.cli_status import status
 from flows.cli_trace import trace
-
-if TYPE_CHECKING:
-    from flows.stack import Stack
 
 
 class OneLineErrors(TyperGroup):
@@ -117,52 +115,7 @@ def down(ctx: typer.Context) -> None:
     console.print("stopped, nothing left running" if stopped else f"nothing runs on {ctx.obj.home}")
 
 
-@app.command()
-def status(
-    ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Show what runs, whether it answers, where, and what is being served. Exits 1 unless all is well."""
-    from flows.stack import check_health, read_live, read_stack
-    from flows.terminal import draw_live, draw_stack
-    from flows.watched_stack import attach_monitoring
-
-    settings: Settings = ctx.obj
-    stack = read_stack(settings.home)
-    stack = attach_monitoring(settings, stack) if stack else None
-    health = check_health(stack) if stack else {}
-    live = read_live(settings) if stack and stack.running else None
-    if as_json:
-        print(json.dumps(_describe(settings, stack, health, live), indent=1))
-    elif stack is None or not stack.running:
-        console.print(f"nothing runs on {settings.home}; start it with `perennial up`", soft_wrap=True)
-    else:
-        console.print(draw_stack(stack, health))
-        console.print(f"serves: {draw_live(live)}", soft_wrap=True, highlight=False)
-    if not stack or not all(health[s.name] for s in stack.services if not s.background):
-        raise typer.Exit(1)
-
-
-def _describe(
-    settings: Settings, stack: "Stack | None", health: dict[str, bool], live: dict[str, Any] | None
-) -> dict[str, Any]:
-    services = stack.services if stack else ()
-    return {
-        "home": str(settings.home),
-        "phase": stack.phase if stack else "never started",
-        "services": {
-            s.name: {
-                "state": s.state,
-                "answers": health[s.name],
-                "url": s.url,
-                "pid": s.pid,
-                "restarts": s.restarts,
-                "log": str(s.log),
-            }
-            for s in services
-        },
-        "live": live,
-    }
+app.command()(status)
 
 
 @app.command()
