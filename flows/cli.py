@@ -6,20 +6,19 @@ Nothing heavy is imported here: each command imports what it needs when it runs.
 import importlib
 import json
 import os
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
-from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_doctor import doctor
+from flows.cli_errors import OneLineErrors
 from flows.cli_features import features
+from flows.cli_help import teach
 from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
@@ -28,32 +27,20 @@ from flows.cli_replicas import app as replicas
 from flows.cli_status import status
 from flows.cli_trace import trace
 
-
-class OneLineErrors(TyperGroup):
-    """Prints an error of ours in one line and exits 1; `--traceback` shows where it came from."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except PerennialError as error:
-            if ctx.params.get("traceback"):
-                raise
-            print(f"perennial: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-
-
 app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode="rich",
     help="Keeps a machine-learning model alive in production, on this machine.",
     epilog="First time: `perennial demo` shows the whole loop on real flights. "
-    "Then: `perennial up`, and open the addresses that it prints.",
+    "Then: `perennial up`, and open the addresses that it prints.\n\n"
+    "`perennial COMMAND --help` gives examples; `perennial --install-completion` makes the shell complete "
+    "commands and options.",
 )
 console = Console()
-DATA = "Commands that question the data"
+# What these start outlives the terminal's interest: its logs are to say all.
+KEEP_PROCESSES = ("up", "demo", "drill", "replicas", "monitoring")
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]
 
@@ -82,6 +69,10 @@ def read_options(
 ) -> None:
     """Read what holds for every command."""
     ctx.obj = load_settings(**({"home": home} if home else {}))
+    if not traceback and ctx.invoked_subcommand not in KEEP_PROCESSES:
+        from flows.quiet import silence
+
+        silence()
 
 
 @app.command()
@@ -174,7 +165,7 @@ def _to_days(since: datetime, until: datetime) -> tuple[date, date]:
     return first, end
 
 
-@app.command("backfill-features", rich_help_panel=DATA)
+@app.command("backfill-features")
 def backfill_features(
     ctx: typer.Context,
     table: Annotated[str, typer.Argument(help="The feature table, as `perennial features` names it.")],
@@ -211,7 +202,7 @@ def train(
     _run_flow(ctx.obj, "flows.retrain:retrain", until=moment, reason=reason)
 
 
-@app.command(rich_help_panel=DATA)
+@app.command()
 def restate(
     ctx: typer.Context,
     since: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First day.")],
@@ -237,26 +228,29 @@ def example(ctx: typer.Context) -> None:
     print(json.dumps(example_request(ctx.obj), indent=1))
 
 
-app.command(rich_help_panel=DATA)(features)
-app.command(rich_help_panel=DATA)(quality)
-app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
-app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
-app.command(rich_help_panel=DATA)(trace)
-app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
-app.command(rich_help_panel=DATA)(compact)
+app.command()(features)
+app.command()(quality)
+app.add_typer(quarantine, name="quarantine")
+app.add_typer(dead_letters, name="dead-letters")
+app.command()(trace)
+app.add_typer(replay_app, name="replay")
+app.command()(compact)
 app.add_typer(replicas, name="replicas")
 app.add_typer(monitoring, name="monitoring")
+teach(app)
 
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
+    from flows.progress import showing
     from flows.stack import require_stack
     from flows.stack_services import build_environment
 
     require_stack(settings)
     os.environ.update(build_environment(settings))
     module, _, name = entry.partition(":")
-    result = getattr(importlib.import_module(module), name)(**parameters)
+    with showing(name.replace("_", "-"), settings.home):
+        result = getattr(importlib.import_module(module), name)(**parameters)
     if result is not None and not quiet:
         console.print(result)
     return result

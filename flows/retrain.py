@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from flows.gate import gate
 from flows.ingest import landed_until
 from flows.policy.gate import GateVerdict
+from flows.progress import report
 from flows.project import Project, open_project
 from flows.release import release
 from flows.summary import publish_table
@@ -25,8 +26,11 @@ class Outcome:
 
 def retrain_and_release(project: Project, until: datetime, reason: str) -> Outcome:
     """Train on labels known before `until`; promote the candidate only if the gate passes it."""
+    report(0, 3, "training")
     candidate = train(project, until, reason)
+    report(1, 3, "judging the candidate")
     verdict: GateVerdict = gate(project, candidate)
+    report(2, 3, "releasing")
     if verdict.passed:
         release(project, candidate.version, reason)
     return Outcome(candidate.version, verdict.passed, verdict.reasons)
