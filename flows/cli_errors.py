@@ -9,7 +9,10 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError
 
-USAGE = tuple(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+# What the parser raises, itself or a Click beneath: the class of all of them.
+USAGE: tuple[type[Exception], ...] = tuple(
+    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+)
 ASK = "`--traceback` shows where it came from."
 # Errors of the libraries beneath, by the name of their class: none of them is imported for this.
 KNOWN = {

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import typer
 
+Named = typer.models.CommandInfo | typer.models.TyperInfo
 RUN, DATA, MODELS, LOOK = "Run it", "Data and features", "Models", "Look and ask"
 PANELS = {
     RUN: ("demo", "up", "down", "replicas", "monitoring", "drill"),
@@ -64,7 +65,8 @@ EXAMPLES = {
 def teach(app: typer.Typer) -> None:
     """Put each command into its panel, and examples under the help of each that has some."""
     for panel, names in PANELS.items():
-        for one in (*app.registered_commands, *app.registered_groups):
+        known: list[Named] = [*app.registered_commands, *app.registered_groups]
+        for one in known:
             if _name(one) in names:
                 one.rich_help_panel = panel
     for name, command in list_commands(app):
@@ -82,7 +84,7 @@ def list_commands(app: typer.Typer, before: str = "") -> Iterator[tuple[str, typ
             yield from list_commands(group.typer_instance, f"{before}{_name(group)} ")
 
 
-def _name(one: typer.models.CommandInfo | typer.models.TyperInfo) -> str:
+def _name(one: Named) -> str:
     if one.name and isinstance(one.name, str):
         return one.name
     callback = getattr(one, "callback", None)

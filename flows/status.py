@@ -133,8 +133,13 @@ def read_serving(settings: Settings, live: Mapping[str, Any]) -> Serving:
         why = f"{last.reason} ({last.how}, by {last.who}, at {last.at[:19]})"
     elif champion and why == "ok":
         why = "the alias champion names it"
-    told = (live.get(name) for name in ("champion", "previous", "challenger"))
-    return Serving(*(str(one) if one else None for one in told), str(live.get("since", "")), why)
+    return Serving(
+        champion=str(champion) if champion else None,
+        previous=str(live["previous"]) if live.get("previous") else None,
+        challenger=str(live["challenger"]) if live.get("challenger") else None,
+        since=str(live.get("since", "")),
+        why=why,
+    )
 
 
 Samples = list[tuple[str, dict[str, str], float]]

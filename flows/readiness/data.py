@@ -15,10 +15,8 @@ def find_batches(sources: Sources) -> Finding:
     lacking = [name for name in tables if not len(landed) or name not in landed["table"].to_list()]
     if lacking:
         return Finding(False, f"nothing landed of {', '.join(lacking)}", "", "Run `perennial backfill`.")
-    until = landed["until"].max()
-    told = (
-        f"{len(landed)} batches of {len(tables)} tables judged by their rules, until {until:%Y-%m-%d %H:%M}"
-    )
+    until = str(landed["until"].max())[:16]
+    told = f"{len(landed)} batches of {len(tables)} tables judged by their rules, until {until}"
     return Finding(True, told, ".venv/bin/perennial quality")
 
 

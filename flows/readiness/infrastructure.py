@@ -1,9 +1,10 @@
 """The seven tests of infrastructure."""
 
+import json
 from datetime import UTC, datetime
 
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, counted, deployed, gate_held, kept, passed, ran, tagged
+from flows.readiness.lookups import Question, counted, deployed, gate_held, kept, passed, ran, tagged, take
 from flows.readiness.sources import Sources
 
 E2E = "tests/e2e/test_loop.py"
@@ -11,8 +12,6 @@ E2E = "tests/e2e/test_loop.py"
 
 def find_answer(sources: Sources) -> Finding:
     """The newest answer is kept with the exact values that it was made from."""
-    import json
-
     from feature_repo.contract import Period
 
     start = sources.project.problem.start
@@ -59,15 +58,22 @@ def find_loop(sources: Sources) -> Finding:
     return Finding(True, f"{told} came of what was served", str(sources.settings.home / "lake"))
 
 
+def find_drill(sources: Sources) -> Finding:
+    """Look whether the drill on this home noticed and healed every failure that it injected."""
+    path = sources.settings.home / "drill" / "drill.json"
+    if not path.is_file():
+        return Finding(False, f"no {path}", "", "Run .venv/bin/perennial drill.")
+    told = json.loads(path.read_text())
+    bad = [one.get("mode", "?") for one in told["modes"] if not one["ok"]]
+    if bad or not told["modes"]:
+        return Finding(False, f"the drill of {told['at']} failed: {', '.join(bad)}", "", f"Read {path}.")
+    return Finding(True, f"the drill of {told['at']}: {len(told['modes'])} failures, all healed", str(path))
+
+
 def find_whole_test(sources: Sources) -> Finding:
-    """The whole pipeline ran as a test: in the test suite, or as the drill on this home."""
-    suite = passed(E2E)(sources)
-    if suite.holds:
-        return suite
-    reports = sorted(sources.settings.home.glob("drill*/**/*.json"), key=lambda path: path.stat().st_mtime)
-    if reports:
-        return Finding(True, "the drill ran on this home", str(reports[-1]))
-    return suite
+    """Look whether the whole pipeline ran as a test: in the suite, or as the drill on this home."""
+    suite, drill = take(passed(E2E), sources), take(find_drill, sources)
+    return drill if drill.holds and not suite.holds else suite
 
 
 QUESTIONS = (

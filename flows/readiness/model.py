@@ -3,15 +3,22 @@
 import io
 import json
 import subprocess
+from typing import TYPE_CHECKING, Any
 
+import httpx
+
+from feature_repo.errors import NotEnoughData
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, gate_held, kept, passed, tagged, written
+from flows.readiness.lookups import Question, kept, passed, tagged, written
 from flows.readiness.records import ROOT
 from flows.readiness.sources import Sources
 
+if TYPE_CHECKING:
+    import polars as pl
+
 MODEL = "flows/model.py"
-STALENESS = "backtest"  # folder of the home that `perennial backtest` writes its results into
-TRIED = ("tuning.json", "window.json", "windows.json")  # artifacts that say what was tried before the choice
+BACKTEST = "reports/backtest/backtest.json"  # of the home, as `perennial backtest` writes it
+TRIED = "tuning.csv"  # an artifact of the run: each choice of parameters that was tried, and what it came to
 LIMIT = 0.02  # AUC that online may fall short of offline beyond its interval
 
 
@@ -69,24 +76,24 @@ def _read_contract(sources: Sources, version: str) -> str:
 
 
 def find_tuning(sources: Sources) -> Finding:
-    """What was tried before the parameters were chosen is kept with the model."""
-    import httpx
-
-    for name in TRIED:
-        place = sources.name_artifact(sources.champion, name)
-        if httpx.get(place, timeout=5.0).status_code == 200:
-            return Finding(True, f"version {sources.champion} keeps what was tried in {name}", place)
-    told = f"version {sources.champion} keeps no {' or '.join(TRIED)}"
-    return Finding(False, told, "", "Search the parameters, and log what each came to in the training run.")
+    """Look whether what was tried before the parameters were chosen is kept with the model."""
+    version = sources.champion
+    place = sources.name_artifact(version, TRIED)
+    try:
+        told = len(sources.fetch(place).splitlines()) - 1
+    except httpx.HTTPStatusError:
+        advice = f"Search the parameters of the trees at each training, and log what each came to as {TRIED}."
+        return Finding(False, f"the parameters of version {version} were set by hand", "", advice)
+    return Finding(told > 1, f"version {version}: {told} choices were compared", place)
 
 
 def find_backtest(sources: Sources) -> Finding:
-    """A backtest of policies shows what never retraining costs."""
-    folder = sources.settings.home / STALENESS
-    found = sorted(folder.rglob("*.json"), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
-    if not found:
-        return Finding(False, f"no backtest under {folder}", "", "Run .venv/bin/perennial backtest.")
-    return Finding(True, "a backtest compares never retraining with other policies", str(found[-1]))
+    """Look for a backtest of policies: it shows what never retraining costs."""
+    path = sources.settings.home / BACKTEST
+    if not path.is_file():
+        return Finding(False, f"no {path}", "", "Run .venv/bin/perennial backtest.")
+    told = json.loads(path.read_text())
+    return Finding(bool(told), "a backtest holds never retraining against other policies", str(path))
 
 
 def find_simpler(sources: Sources) -> Finding:
@@ -100,24 +107,56 @@ def find_simpler(sources: Sources) -> Finding:
     return Finding(False, "no version was held against a linear model", "", "Train the first model anew.")
 
 
-def find_slices(sources: Sources) -> Finding:
-    """Quality of each slice of the champion, each better than knowing the slice's own rate."""
+def _read_slices(sources: Sources) -> tuple["pl.DataFrame", str]:
     import polars as pl
 
     place = sources.name_artifact(sources.champion, "slices.csv")
     table = pl.read_csv(io.StringIO(sources.fetch(place)))
     lacking = sorted({*sources.project.problem.slices} - {*table["slice"]})
     if lacking:
-        return Finding(False, f"no slices by {', '.join(lacking)}", "", "Train on more data.")
-    bad = table.filter(pl.col("brier_skill") <= 0)
-    worst = table.sort("brier_skill").row(0, named=True)
+        raise NotEnoughData(
+            f"slices of version {sources.champion}",
+            got=f"none by {', '.join(lacking)}",
+            expected="some of 100 rows or more",
+            next_step="Train on more data.",
+        )
+    return table.sort("brier_skill"), place
+
+
+def find_slices(sources: Sources) -> Finding:
+    """Look whether the champion is better than the own rate of each slice."""
+    table, place = _read_slices(sources)
+    worst, bad = table.row(0, named=True), int((table["brier_skill"] <= 0).sum())
     least = f"{worst['slice']} {worst['value']}: {worst['brier_skill']:+.3f}"
-    told = f"{len(table)} slices; the least skill, {least}"
-    if len(bad):
-        told += f"; {len(bad)} no better than their own rate"
-    return Finding(
-        not len(bad), told, place, "Look at those slices: they need features or rows of their own."
-    )
+    told = f"{len(table)} slices, {bad} no better than their own rate; the least skill, {least}"
+    return Finding(not bad, told, place, "Look at those slices: they need features or rows of their own.")
+
+
+def find_spread(sources: Sources) -> Finding:
+    """Look whether the champion was measured on each group of those that it is about, small ones too."""
+    table, place = _read_slices(sources)
+    small = table.sort("rows").row(0, named=True)
+    least = f"{small['slice']} {small['value']}: {small['rows']:.0f} rows"
+    told = f"{len(table)} groups measured, the smallest {least}"
+    return Finding(True, told, place)
+
+
+def find_group_gate(sources: Sources) -> Finding:
+    """Look whether candidates are held against the champion in each group, and refused if one suffers."""
+    for version in sources.versions:
+        if "perennial.gate" not in sources.versions[version]:
+            continue
+        card = sources.read_gate(version)
+        checks = [check for check in card["checks"] if check["name"].startswith("not worse for")]
+        if checks and (not card["passed"] or all(check["passed"] for check in checks)):
+            told = f"version {version}: {len(checks)} groups compared, the gate {_tell_gate(card)}"
+            return Finding(True, told, sources.name_artifact(version, "gate.md"))
+    told = "no candidate was held against a champion by groups yet"
+    return Finding(False, told, "", "Retrain once there is a champion.")
+
+
+def _tell_gate(card: dict[str, Any]) -> str:
+    return "passed it" if card["passed"] else "refused it"
 
 
 QUESTIONS = (
@@ -132,11 +171,7 @@ QUESTIONS = (
         ),
         (find_correlation,),
     ),
-    Question(
-        "All hyperparameters have been tuned",
-        (find_tuning,),
-        (written("infra/decisions/0022-readiness.md", "learning_rate", "max_leaf_nodes"),),
-    ),
+    Question("All hyperparameters have been tuned", (find_tuning,), (kept("windows.csv"),)),
     Question(
         "The impact of model staleness is known",
         (find_backtest,),
@@ -151,12 +186,12 @@ QUESTIONS = (
     Question(
         "The model has been tested for considerations of inclusion",
         (
-            find_slices,
-            gate_held("not worse for"),
+            find_spread,
+            find_group_gate,
             passed(
                 "tests/unit/test_gate.py::test_a_gain_overall_does_not_excuse_a_slice_that_is_surely_worse"
             ),
         ),
-        (kept("slices.csv"), written("infra/decisions/0022-readiness.md", "inclusion")),
+        (find_spread,),
     ),
 )

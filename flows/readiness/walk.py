@@ -10,7 +10,7 @@ from feature_repo.settings import Settings
 from flows.policy.readiness import HALF, WHOLE, Answer, Score, grade
 from flows.readiness import data, infrastructure, model, monitoring
 from flows.readiness.checklist import CHECKLIST
-from flows.readiness.lookups import Question, take
+from flows.readiness.lookups import Question, TestsPassed, take
 from flows.readiness.sources import Sources
 
 RUBRIC: dict[str, tuple[Question, ...]] = {
@@ -37,6 +37,15 @@ def score_rubric(sources: Sources) -> Score:
 def walk_checklist(sources: Sources) -> tuple[Answer, ...]:
     """Return the answers to the production checklist: done or not."""
     return tuple(_answer(sources, CHECKLIST))
+
+
+def list_tests() -> list[str]:
+    """Return the tests that are asked for, as pytest takes them, without those that drive a whole stack."""
+    asked = [one for part in (*RUBRIC.values(), *CHECKLIST.values()) for one in part]
+    looks = [look for one in asked for look in (*one.automated, *one.documented)]
+    names = {name for look in looks if isinstance(look, TestsPassed) for name in look.names}
+    whole = {name for name in names if "::" not in name}
+    return sorted(whole | {name for name in names if name.partition("::")[0] not in whole})
 
 
 def _answer(sources: Sources, questions: dict[str, tuple[Question, ...]]) -> Iterator[Answer]:
