@@ -35,10 +35,13 @@ def doctor(
         console.print(draw_checks(checks))
     told = {"machine": [asdict(check) for check in checks]}
     if not machine:
-        from flows.readiness import walk
+        from flows.progress import showing
 
-        sources = walk.open_sources(ctx.obj)
-        score, checklist = walk.score_rubric(sources), walk.walk_checklist(sources)
+        with showing("doctor", ctx.obj.home):
+            from flows.readiness import walk
+
+            sources = walk.open_sources(ctx.obj)
+            score, checklist = walk.score_rubric(sources), walk.walk_checklist(sources)
         good = good and score.least >= at_least
         told |= walk.describe(score, checklist)
         if not as_json:

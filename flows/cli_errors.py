@@ -9,9 +9,11 @@ from typer.core import TyperGroup
 
 from feature_repo.errors import PerennialError
 
-# What the parser raises, itself or a Click beneath: the class of all of them.
-USAGE: tuple[type[Exception], ...] = tuple(
-    kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
+# What the parser raises itself: for usage, the class of all of them, wherever Typer keeps it.
+PARSERS: tuple[type[Exception], ...] = (
+    typer.Abort,
+    typer.Exit,
+    *(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
 )
 ASK = "`--traceback` shows where it came from."
 # Errors of the libraries beneath, by the name of their class: none of them is imported for this.
@@ -47,7 +49,7 @@ class OneLineErrors(TyperGroup):
         """Run the command that was named."""
         try:
             return super().invoke(ctx)
-        except (typer.Abort, typer.Exit, *USAGE):
+        except PARSERS:
             raise
         except Exception as error:
             broken_pipe = isinstance(error, OSError) and error.errno == errno.EPIPE

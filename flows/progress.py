@@ -143,5 +143,6 @@ def read_timings(home: Path) -> dict[str, float]:
 def _keep(home: Path, name: str, seconds: float) -> None:
     from feature_repo.lake import write_atomically
 
-    home.mkdir(parents=True, exist_ok=True)
-    write_atomically(home / KEPT, json.dumps({**read_timings(home), name: round(seconds, 1)}))
+    if home.is_dir():  # a look at nothing leaves nothing
+        with contextlib.suppress(OSError):  # a home that may only be read costs the next estimate
+            write_atomically(home / KEPT, json.dumps({**read_timings(home), name: round(seconds, 1)}))

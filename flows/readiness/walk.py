@@ -8,6 +8,7 @@ from rich.table import Table
 
 from feature_repo.settings import Settings
 from flows.policy.readiness import HALF, WHOLE, Answer, Score, grade
+from flows.progress import report
 from flows.readiness import data, infrastructure, model, monitoring
 from flows.readiness.checklist import CHECKLIST
 from flows.readiness.lookups import Question, TestsPassed, take
@@ -49,8 +50,11 @@ def list_tests() -> list[str]:
 
 
 def _answer(sources: Sources, questions: dict[str, tuple[Question, ...]]) -> Iterator[Answer]:
+    done, total = 0, sum(map(len, questions.values()))
     for section, asked in questions.items():
         for one in asked:
+            report(done, total, section)
+            done += 1
             automated = [take(look, sources) for look in one.automated]
             documented = [take(look, sources) for look in one.documented]
             yield grade(section, one.text, automated, documented)

@@ -1,8 +1,8 @@
 """What `perennial doctor` says of a stack that did its work: the least section of the ML Test Score.
 
-A stack of its own takes in nine weeks, trains, serves and judges a week of real flights, trains once more, lets
-that version stand beside the champion, moves it in by hand and back again, and probes for skew. Then the tests
-that the rubric asks for run, and are recorded in its home. Nothing of it is known to doctor: it looks.
+A stack of its own takes in nine weeks, trains, serves and judges a week of real flights, trains once more,
+lets that version stand beside the champion, moves it in by hand and back again, and probes for skew. Then the
+tests that the rubric asks for run, and are recorded in its home. Nothing of it is told to doctor: it looks.
 """
 
 import json
