@@ -6,20 +6,20 @@ Nothing heavy is imported here: each command imports what it needs when it runs.
 import importlib
 import json
 import os
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
-from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_backtest import backtest
 from flows.cli_dead_letters import app as dead_letters
+from flows.cli_doctor import doctor
+from flows.cli_errors import OneLineErrors
 from flows.cli_features import features
+from flows.cli_help import teach
 from flows.cli_monitoring import app as monitoring
 from flows.cli_outcomes import outcomes
 from flows.cli_quality import quality
@@ -27,37 +27,23 @@ from flows.cli_quarantine import app as quarantine
 from flows.cli_release import add_commands as add_releases
 from flows.cli_replay import compact, replay_app
 from flows.cli_replicas import app as replicas
+from flows.cli_status import status
 from flows.cli_trace import trace
-
-if TYPE_CHECKING:
-    from flows.stack import Stack
-
-
-class OneLineErrors(TyperGroup):
-    """Prints an error of ours in one line and exits 1; `--traceback` shows where it came from."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command that was named."""
-        try:
-            return super().invoke(ctx)
-        except PerennialError as error:
-            if ctx.params.get("traceback"):
-                raise
-            print(f"perennial: {error}", file=sys.stderr)
-            raise typer.Exit(1) from None
-
 
 app = typer.Typer(
     cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode="rich",
     help="Keeps a machine-learning model alive in production, on this machine.",
     epilog="First time: `perennial demo` shows the whole loop on real flights. "
-    "Then: `perennial up`, and open the addresses that it prints.",
+    "Then: `perennial up`, and open the addresses that it prints.\n\n"
+    "`perennial COMMAND --help` gives examples; `perennial --install-completion` makes the shell complete "
+    "commands and options.",
 )
 console = Console()
-DATA = "Commands that question the data"
+# What these start outlives the terminal's interest: its logs are to say all.
+KEEP_PROCESSES = ("up", "demo", "drill", "replicas", "monitoring")
 
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the model.")]
 
@@ -86,6 +72,10 @@ def read_options(
 ) -> None:
     """Read what holds for every command."""
     ctx.obj = load_settings(**({"home": home} if home else {}))
+    if not traceback and ctx.invoked_subcommand not in KEEP_PROCESSES:
+        from flows.quiet import silence
+
+        silence()
 
 
 @app.command()
@@ -119,52 +109,7 @@ def down(ctx: typer.Context) -> None:
     console.print("stopped, nothing left running" if stopped else f"nothing runs on {ctx.obj.home}")
 
 
-@app.command()
-def status(
-    ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
-) -> None:
-    """Show what runs, whether it answers, where, and what is being served. Exits 1 unless all is well."""
-    from flows.stack import check_health, read_live, read_stack
-    from flows.terminal import draw_live, draw_stack
-    from flows.watched_stack import attach_monitoring
-
-    settings: Settings = ctx.obj
-    stack = read_stack(settings.home)
-    stack = attach_monitoring(settings, stack) if stack else None
-    health = check_health(stack) if stack else {}
-    live = read_live(settings) if stack and stack.running else None
-    if as_json:
-        print(json.dumps(_describe(settings, stack, health, live), indent=1))
-    elif stack is None or not stack.running:
-        console.print(f"nothing runs on {settings.home}; start it with `perennial up`", soft_wrap=True)
-    else:
-        console.print(draw_stack(stack, health))
-        console.print(f"serves: {draw_live(live)}", soft_wrap=True, highlight=False)
-    if not stack or not all(health[s.name] for s in stack.services if not s.background):
-        raise typer.Exit(1)
-
-
-def _describe(
-    settings: Settings, stack: "Stack | None", health: dict[str, bool], live: dict[str, Any] | None
-) -> dict[str, Any]:
-    services = stack.services if stack else ()
-    return {
-        "home": str(settings.home),
-        "phase": stack.phase if stack else "never started",
-        "services": {
-            s.name: {
-                "state": s.state,
-                "answers": health[s.name],
-                "url": s.url,
-                "pid": s.pid,
-                "restarts": s.restarts,
-                "log": str(s.log),
-            }
-            for s in services
-        },
-        "live": live,
-    }
+app.command()(status)
 
 
 @app.command()
@@ -207,7 +152,7 @@ def _to_days(since: datetime, until: datetime) -> tuple[date, date]:
     return first, end
 
 
-@app.command("backfill-features", rich_help_panel=DATA)
+@app.command("backfill-features")
 def backfill_features(
     ctx: typer.Context,
     table: Annotated[str, typer.Argument(help="The feature table, as `perennial features` names it.")],
@@ -244,7 +189,7 @@ def train(
     _run_flow(ctx.obj, "flows.retrain:retrain", until=moment, reason=reason)
 
 
-@app.command(rich_help_panel=DATA)
+@app.command()
 def restate(
     ctx: typer.Context,
     since: Annotated[datetime, typer.Argument(formats=["%Y-%m-%d"], help="First day.")],
@@ -259,16 +204,7 @@ def restate(
     )
 
 
-@app.command()
-def doctor(ctx: typer.Context) -> None:
-    """Check this machine: Python, packages, ports, disk, and what serves. Exits 1 if something is bad."""
-    from flows.doctor import examine
-    from flows.terminal import draw_checks
-
-    checks = list(examine(ctx.obj))
-    console.print(draw_checks(checks))
-    if not all(check.good for check in checks):
-        raise typer.Exit(1)
+app.command()(doctor)
 
 
 @app.command()
@@ -289,19 +225,29 @@ app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(trace)
 app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 app.command(rich_help_panel=DATA)(compact)
+app.command()(features)
+app.command()(quality)
+app.add_typer(quarantine, name="quarantine")
+app.add_typer(dead_letters, name="dead-letters")
+app.command()(trace)
+app.add_typer(replay_app, name="replay")
+app.command()(compact)
 app.add_typer(replicas, name="replicas")
 app.add_typer(monitoring, name="monitoring")
+teach(app)
 
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
+    from flows.progress import showing
     from flows.stack import require_stack
     from flows.stack_services import build_environment
 
     require_stack(settings)
     os.environ.update(build_environment(settings))
     module, _, name = entry.partition(":")
-    result = getattr(importlib.import_module(module), name)(**parameters)
+    with showing(name.replace("_", "-"), settings.home):
+        result = getattr(importlib.import_module(module), name)(**parameters)
     if result is not None and not quiet:
         console.print(result)
     return result

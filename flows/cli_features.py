@@ -38,10 +38,13 @@ def features(
         what = "added to" if added else "stands unchanged in"
         console.print(f"{project.problem.feature_service} {what} {LOCK.name}", highlight=False)
         return
-    from flows.feature_report import report_features
+    from flows.progress import showing
 
-    _require_table(project.problem, table)
-    found, uses = report_features(project)
+    with showing("features", ctx.obj.home):
+        from flows.feature_report import report_features
+
+        _require_table(project.problem, table)
+        found, uses = report_features(project)
     found = [feature for feature in found if table in {"", feature.table}]
     if as_json:
         told = [asdict(feature) for feature in found]

@@ -92,10 +92,13 @@ def compact(
     as_json: AsJson = False,
 ) -> None:
     """Make few large files of many small ones, and delete those that nothing needs any more."""
-    from flows.project import open_project
-    from flows.retention import find_named_snapshots, keep_lake
+    from flows.progress import showing
 
-    done = keep_lake(open_project(ctx.obj), find_named_snapshots, keep_days, grace_hours)
+    with showing("compact", ctx.obj.home):
+        from flows.project import open_project
+        from flows.retention import find_named_snapshots, keep_lake
+
+        done = keep_lake(open_project(ctx.obj), find_named_snapshots, keep_days, grace_hours)
     if as_json:
         print(json.dumps(asdict(done)))
         return

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings
+from flows.quiet import QUIET
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,13 +32,6 @@ STATE = (
     *("lake", "feast", "journal", "models", "packages", "prefect", "mlflow"),
     *("reports", "pages", "metrics", "lineage"),
 )
-# The story is told by the progress bars and the table; each tool's own words are in its log and UI.
-QUIET = {
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
-}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from flows.label import label
 from flows.lineage import emit_features, emit_ingest, emit_label, emit_monitor
 from flows.manifests import STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
+from flows.progress import report
 from flows.project import Project, open_project
 from flows.release import reconcile_previous
 from flows.rollout import look_at_rollout
@@ -72,7 +73,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
 def backfill(since: date, until: date) -> list[dict[str, Any]]:
     """Take in the days from `since` up to and without `until`, and compute their features."""
     project = open_project()
-    manifests = backfill_days(project, since, until, lambda done, total: None)
+    manifests = backfill_days(project, since, until, lambda done, total: report(done, total, "days taken in"))
     publish_manifests("backfill", [m for m in manifests if m.status != UNCHANGED], project.settings)
     publish_quality(project)
     return [asdict(manifest) for manifest in manifests if manifest.status == STOPPED]

@@ -18,6 +18,7 @@ from flows.gate import gate
 from flows.ingest import landed_until
 from flows.policy.gate import GateVerdict
 from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
+from flows.progress import report
 from flows.project import Project, open_project
 from flows.retrain_records import (
     HELD,
@@ -81,8 +82,11 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
     if not leave.granted:
         return _hold(project, begun, leave.reason, history)
     record_retrain(project.lake, begun)
+    report(0, 3, "training")
     candidate = train(project, request.until, request.reason)
+    report(1, 3, "judging the candidate")
     verdict: GateVerdict = gate(project, candidate)
+    report(2, 3, "releasing")
     judged = replace(
         begun,
         state=PASSED if verdict.passed else REJECTED,

@@ -48,10 +48,13 @@ class Check:
     next_step: str = ""
 
 
-def draw_stack(stack: Stack, health: Mapping[str, bool] | None = None) -> Table:
-    """Return a table of the stack's processes; `health` adds what each answered just now."""
+def draw_stack(stack: Stack, health: Mapping[str, bool] | None = None, *, roles: bool = True) -> Table:
+    """Return a table of the stack's processes; `health` adds what each answered just now.
+
+    roles  say what each is for, too
+    """
     table = Table(title=f"Perennial: {stack.phase}", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "state", "url", "pid", "restarts", "what for"):
+    for column in ("", "state", "url", "pid", "restarts", *(["what for"] if roles else [])):
         table.add_column(column, no_wrap=column != "what for")
     for one in stack.services:
         state = one.state
@@ -59,7 +62,8 @@ def draw_stack(stack: Stack, health: Mapping[str, bool] | None = None) -> Table:
             state = "silent"
         colour = COLOURS.get(state, "dim")
         pid, restarts = str(one.pid or ""), str(one.restarts or "")
-        table.add_row(one.name, f"[{colour}]{state}[/]", one.url, pid, restarts, ROLES.get(one.name, ""))
+        role = [ROLES.get(one.name, "")] if roles else []
+        table.add_row(one.name, f"[{colour}]{state}[/]", one.url, pid, restarts, *role)
     return table
 
 

@@ -11,6 +11,13 @@ from feature_repo.lake import Lake
 from feature_repo.settings import Settings
 from flows.project import Project
 from tests import toy
+from tests.recording import pytest_addoption, pytest_runtest_logreport, pytest_sessionfinish
+
+__all__ = [
+    "pytest_addoption",
+    "pytest_runtest_logreport",
+    "pytest_sessionfinish",
+]  # hooks: pytest finds them here
 
 
 @pytest.fixture

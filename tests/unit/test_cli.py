@@ -112,12 +112,17 @@ def test_status_of_nothing_is_said_in_json_too(tmp_path):
         "phase": "never started",
         "services": {},
         "live": None,
+        "serving": None,
+        "freshness": [],
+        "verdicts": [],
+        "alerts": None,
+        "queues": {},
     }
 
 
 def test_nothing_is_coloured_when_piped(tmp_path):
     """Output that is read by a program carries no terminal codes."""
-    for words in (["--help"], ["status"], ["doctor"]):
+    for words in (["--help"], ["status"], ["doctor", "--machine"]):
         done = run_perennial(*words, home=tmp_path)
         assert "\x1b" not in done.stdout + done.stderr
 

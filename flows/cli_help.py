@@ -1,0 +1,91 @@
+"""What `--help` teaches beyond a list: which commands belong together, and examples of each."""
+
+from collections.abc import Iterator
+
+import typer
+
+Named = typer.models.CommandInfo | typer.models.TyperInfo
+RUN, DATA, MODELS, LOOK = "Run it", "Data and features", "Models", "Look and ask"
+PANELS = {
+    RUN: ("demo", "up", "down", "replicas", "monitoring", "drill"),
+    DATA: (
+        "backfill",
+        "ingest",
+        "restate",
+        "backfill-features",
+        "features",
+        "quality",
+        "quarantine",
+        "compact",
+    ),
+    MODELS: (
+        "train",
+        "promote",
+        "rollback",
+        "history",
+        "backtest",
+        "approve",
+        "canary",
+        "rollout",
+        "release",
+    ),
+    LOOK: ("status", "doctor", "example", "trace", "replay", "dead-letters"),
+}
+# One or more a command, as they are typed after `perennial`.
+EXAMPLES = {
+    "demo": ("demo",),
+    "up": ("up",),
+    "down": ("down",),
+    "status": ("status", "status --once", "status --json"),
+    "doctor": ("doctor", "doctor --machine", "doctor --at-least 5"),
+    "example": ("example",),
+    "backfill": ("backfill 2013-01-01 2013-03-01",),
+    "ingest": ("ingest", "ingest --hours 24"),
+    "train": ("train --until 2013-03-01", "train --reason 'a new feature'"),
+    "promote": ("promote 3 --reason 'it is the better one'",),
+    "rollback": ("rollback --reason 'complaints'",),
+    "restate": ("restate 2013-02-01 2013-02-08",),
+    "backfill-features": (
+        "backfill-features airport_daily",
+        "backfill-features airport_daily --since 2013-02-01",
+    ),
+    "features": ("features",),
+    "quality": ("quality",),
+    "compact": ("compact",),
+    "trace": ("trace PREDICTION_ID", "trace --batch BATCH_ID"),
+    "replay prediction": ("replay prediction PREDICTION_ID",),
+    "replay dataset": ("replay dataset RUN_ID",),
+    "quarantine list": ("quarantine list",),
+    "dead-letters list": ("dead-letters list",),
+    "replicas up": ("replicas up --count 3",),
+    "monitoring status": ("monitoring status",),
+}
+
+
+def teach(app: typer.Typer) -> None:
+    """Put each command into its panel, and examples under the help of each that has some."""
+    for panel, names in PANELS.items():
+        known: list[Named] = [*app.registered_commands, *app.registered_groups]
+        for one in known:
+            if _name(one) in names:
+                one.rich_help_panel = panel
+    for name, command in list_commands(app):
+        if shown := EXAMPLES.get(name):
+            lines = [f"[bold]perennial {words}[/]" for words in shown]
+            command.epilog = "\n\n".join(["Examples:", *lines] if lines[1:] else ["Example:", *lines])
+
+
+def list_commands(app: typer.Typer, before: str = "") -> Iterator[tuple[str, typer.models.CommandInfo]]:
+    """Yield every command with its whole name, those of groups after their group's."""
+    for command in app.registered_commands:
+        yield f"{before}{_name(command)}", command
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            yield from list_commands(group.typer_instance, f"{before}{_name(group)} ")
+
+
+def _name(one: Named) -> str:
+    if one.name and isinstance(one.name, str):
+        return one.name
+    callback = getattr(one, "callback", None)
+    return callback.__name__.replace("_", "-") if callback else ""

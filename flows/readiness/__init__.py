@@ -1,0 +1,1 @@
+"""How ready this is for production, by evidence that is looked up."""
