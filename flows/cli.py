@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings, load_settings
 from flows.cli_dead_letters import app as dead_letters
+from flows.cli_drill import drill
 from flows.cli_features import features
 from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
@@ -292,6 +293,7 @@ def example(ctx: typer.Context) -> None:
     print(json.dumps(example_request(ctx.obj), indent=1))
 
 
+app.command()(drill)
 app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
