@@ -127,6 +127,7 @@ class Stage:
         """Play the next day as the nightly run and the hourly ones would; `change` alters each request."""
         from flows.features import build_features, find_unbuilt, materialize_period
         from flows.label import label_period
+        from flows.loop import reach_back
 
         project, period = self.project, self.project.day(self.project.local_day(self.now))
         self.tell(f"playing {project.local_day(period.since)}")
@@ -143,7 +144,8 @@ class Stage:
             flags.update(kind for one in answers for kind in {flag["kind"] for flag in one["flags"]})
 
         play_hours(project, period, frames, per_day, self.load, send, on_hour, after_hour)
-        counts = label_period(project.lake, project.journal, project.problem, period)
+        reached = reach_back(period, manifests)
+        counts = label_period(project.lake, project.journal, project.problem, reached)
         findings = self.watch(period.until)
         return Day(period, manifests, asdict(counts), findings, served, flags)
 
