@@ -23,7 +23,7 @@ def inject(stage: "Stage", diary: Diary) -> None:
 
 
 def register_worse(project: "Project", seed: int) -> int:
-    """Register a version that is whole in every way but one: its outcomes were shuffled. Returns its number."""
+    """Register a version that is whole but for its outcomes, which were shuffled; return its number."""
     import mlflow
     import polars as pl
 
