@@ -1,6 +1,7 @@
 """`perennial drill`: each way in which a model dies, injected, noticed and recovered from, on real data."""
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,13 +35,15 @@ def drill(
     if unknown := sorted({*(only or ())} - {*MODES}):
         raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(MODES)}", param_hint="--only")
     settings: Settings = ctx.obj
-    passed = _run(settings, only or [], seed, keep=keep, as_json=as_json)
-    raise typer.Exit(0 if passed else 1)
+    raise typer.Exit(_run(settings, only or [], seed, keep=keep, as_json=as_json))
 
 
-def _run(settings: "Settings", only: list[str], seed: int, *, keep: bool, as_json: bool) -> bool:
+def _run(settings: "Settings", only: list[str], seed: int, *, keep: bool, as_json: bool) -> int:
+    from flows.played import QUIET
+
+    os.environ.update(QUIET)  # before Prefect is imported, which reads it then
     from flows.drill.report import write_report
-    from flows.drill.run import describe, run_drill, write_record
+    from flows.drill.run import describe, pass_or_fail, run_drill, write_record
     from flows.drill.table import draw_table
 
     def say(line: str) -> None:
@@ -49,12 +52,11 @@ def _run(settings: "Settings", only: list[str], seed: int, *, keep: bool, as_jso
     incidents = run_drill(settings, only, say, seed=seed, keep=keep)
     write_record(settings, incidents)
     report = write_report(settings, incidents)
+    code, told = pass_or_fail(incidents)
     if as_json:
         print(json.dumps({**describe(incidents), "report": str(report)}, indent=1))
-        return all(one.ok for one in incidents)
+        return code
     console.print(draw_table(incidents))
-    for one in incidents:
-        for why in one.explain():
-            console.print(f"{one.mode} failed: {why}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
-    return all(one.ok for one in incidents)
+    for line in (*told, f"report: {report}"):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return code

@@ -69,6 +69,12 @@ def write_record(settings: Settings, incidents: Sequence[Incident]) -> Path:
     return path
 
 
+def pass_or_fail(incidents: Sequence[Incident]) -> tuple[int, list[str]]:
+    """Return the exit code, and a line for each thing that went wrong, which begins with its mode."""
+    told = [f"{one.mode} failed: {why}" for one in incidents for why in one.explain()]
+    return int(bool(told)), told
+
+
 def describe(incidents: Sequence[Incident]) -> dict[str, Any]:
     """Return the records as JSON takes them."""
 
