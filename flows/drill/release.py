@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from flows.drill.incident import Diary
 
+LONGEST = 5  # days until it must be undone: labels need two
+
 if TYPE_CHECKING:
     from flows.drill.stage import Stage
     from flows.project import Project
@@ -13,13 +15,25 @@ if TYPE_CHECKING:
 
 def inject(stage: "Stage", diary: Diary) -> None:
     """Register a version trained on shuffled outcomes and move the alias as a person does in MLflow's UI."""
-    before = stage.champion
+    before, begun = stage.champion, stage.now
     stage.tell("training a version on shuffled outcomes")
     worse = register_worse(stage.project, stage.seed)
     stage.project.registry.set_alias("champion", worse)
     diary.inject(f"version {worse}, trained on shuffled outcomes, is made champion in MLflow", stage.now)
-    stage.await_champion(worse)
-    diary.require(False, f"version {worse} still serves, version {before} does not")
+    diary.require(stage.await_champion(worse) is not None, f"not every worker took up version {worse}")
+    why = ""
+    while not why and (stage.now - begun).days < LONGEST:
+        stage.play_day(per_day=900)  # nearly all flights: one day must be enough to tell
+        why = stage.defences.watch_release(stage.project, stage.now)
+    if not diary.require(why, f"version {worse} was not undone in {LONGEST} days"):
+        return
+    diary.notice("release watch", why, stage.now)
+    diary.answer("release watch", f"moved champion back from version {worse} to version {before}", stage.now)
+    seconds = stage.await_champion(before)
+    back = stage.champion == before and seconds is not None
+    if diary.require(back, f"version {stage.champion} serves, version {before} does not in every worker"):
+        told = f"every worker serves version {before} again, {seconds:.2f} s after the alias moved"
+        diary.recover("service", told, stage.now)
 
 
 def register_worse(project: "Project", seed: int) -> int:

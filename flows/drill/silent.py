@@ -108,10 +108,11 @@ def _mend(stage: "Stage", diary: Diary) -> None:
 def _replay(stage: "Stage", ids: list[int]) -> "Iterator[Replay]":
     from flows.cli_dead_letters import build_checks, reach_service
     from services.dead_letters import replay_letters
+    from services.journal import Journal
 
-    lock = stage.settings.home / "journal" / "replay.lock"
+    folder = stage.settings.home / "journal"
     try:
-        with stage.project.journal as journal, reach_service(stage.settings) as send:
-            yield from replay_letters(journal, ids, lock, build_checks(), send)
+        with Journal(folder / "journal.db") as journal, reach_service(stage.settings) as send:
+            yield from replay_letters(journal, ids, folder / "replay.lock", build_checks(), send)
     except PerennialError as error:
         stage.failed.append(str(error))
