@@ -1,18 +1,17 @@
 """Data drift: a model of January and February meets June. Nobody asked in between: a season is skipped."""
 
-from datetime import date, timedelta
+from datetime import date
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import Period
 from feature_repo.errors import StackError
 from flows.drill.incident import Curve, Diary
+from flows.drill.stage import take_in
 from flows.played import await_retrain
 
 if TYPE_CHECKING:
     from flows.drill.stage import Day, Stage
 
 SUMMER = date(2013, 6, 4)  # a Tuesday, as windows begin on
-PIECE = 14  # days of the skipped season that are taken in at once, as after an outage
 PER_DAY = 150
 LONGEST = 18  # days until two weeks have their labels, and some
 RETRAIN_SECONDS = 300
@@ -20,7 +19,8 @@ RETRAIN_SECONDS = 300
 
 def inject(stage: "Stage", diary: Diary) -> None:
     """Skip to June, ask on, and follow what the monitor's verdicts lead to."""
-    skip_season(stage)
+    stage.tell("taking in spring, in which nobody asks")
+    take_in(stage.project, stage.now, stage.project.day(SUMMER).since)
     before = stage.champion
     diary.inject(f"requests of June to version {before}, which learnt from January and February", stage.now)
     days: list[Day] = []
@@ -35,29 +35,6 @@ def inject(stage: "Stage", diary: Diary) -> None:
     diary.notice("monitor, verdicts on weeks", f"{causes}: {trigger.reasons[0]}", stage.now)
     diary.answer("monitor", "sent the event that asks for a retrain", stage.now)
     _follow(stage, diary, before)
-
-
-def skip_season(stage: "Stage") -> None:
-    """Take in the days up to June in large batches, and compute their features; nothing is asked."""
-    from flows.features import build_features, materialize_period
-    from flows.ingest import ingest_period
-
-    project, end = stage.project, stage.project.day(SUMMER).since
-    begun = stage.now
-    while stage.now < end:
-        stage.tell(f"taking in spring, from {project.local_day(stage.now)}")
-        until = min(end, project.day(project.local_day(stage.now) + timedelta(days=PIECE)).since)
-        stopped = [m for m in ingest_period(project, Period(stage.now, until)) if m.status == "stopped"]
-        if stopped:
-            raise StackError(
-                "the season that is skipped",
-                got=f"{stopped[0].batch_id} stopped: {stopped[0].reasons}",
-                expected="batches that land",
-                next_step="Look at the batch's validation page.",
-            )
-    if begun < end:
-        frames = build_features(project, Period(begun, end))
-        materialize_period(project, frames, Period(begun, end))
 
 
 def _note_alarm(diary: Diary, day: "Day") -> None:
