@@ -242,7 +242,7 @@ def clear_home(home: Path) -> None:
 def take_in(project: Project, since: datetime, until: datetime) -> None:
     """Take in a stretch in a few large batches, as after an outage, and compute its features.
 
-    Rules that hold a day against the days before it say nothing of such batches. Raises StackError if one stops.
+    Rules that hold a day against the days before it say nothing of these. Raises StackError if one stops.
     """
     from flows.features import build_features, materialize_period
 
