@@ -11,7 +11,7 @@ from flows.drill.incident import Diary
 from flows.drill.online import drop_rows
 
 if TYPE_CHECKING:
-    from flows.drill.stage import Stage
+    from flows.drill.stage import Day, Stage
     from services.dead_letters import Replay
 
 KILOMETRES = 1.609344
@@ -35,16 +35,17 @@ def inject(stage: "Stage", diary: Diary) -> None:
         told = "; ".join(s.reason for one in alarms for s in one.signals if s.state == "alarm")
         diary.notice("monitor, verdict on the day", told, day.period.until)
     diary.mend("the clients were corrected")
-    _mend(stage, diary)
-    after = stage.play_day(per_day=400)
-    flagged, served = sum(after.flags.values()), sum(after.served.values())
-    moved = {s.name for one in after.findings.days for s in one.signals if s.state == "alarm"}
-    well = served > 0 and flagged <= 0.02 * served and "flagged inputs" not in moved
-    if diary.require(
-        well, f"the day after, {flagged} of {served} answers were flagged, alarms {sorted(moved)}"
-    ):
-        told = f"the day after, {flagged} of {served} answers were flagged"
-        diary.recover("service, contract check", told, after.period.until)
+    _check_well(diary, stage.play_day(per_day=400))
+
+
+def _check_well(diary: Diary, day: "Day") -> None:
+    """Whether inputs are known again: by the monitor's own verdict on the day, and no flag of the injected kinds."""
+    flagged, served = sum(day.flags.values()), sum(day.served.values())
+    told = f"the day after, {flagged} of {served} answers were flagged"
+    states = {s.name: s.state for one in day.findings.days for s in one.signals}
+    known = not {"unseen", "out_of_range"} & {*day.flags}
+    if diary.require(states.get("flagged inputs") == "ok" and known, f"{told}: {dict(day.flags)}, {states}"):
+        diary.recover("monitor, verdict on the day", f"{told}; inputs are known again", day.period.until)
 
 
 def _to_kilometres(body: dict[str, Any]) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def _send_all(stage: "Stage", diary: Diary, hour: datetime) -> None:
             by = sorted({a["served_by"] for a in answers})
             diary.answer("service", f"answered all {len(answers)} from {', '.join(by)}", hour)
     _send_malformed(stage, diary, hour)
+    _mend(stage, diary, hour)
 
 
 def _list_bad(stage: "Stage", hour: datetime) -> Iterator[tuple[str, list[dict[str, Any]], str]]:
@@ -90,19 +92,23 @@ def _send_malformed(stage: "Stage", diary: Diary, hour: datetime) -> None:
         diary.notice("service, schema", f"refused with 422, naming {told['field']}", hour)
 
 
-def _mend(stage: "Stage", diary: Diary) -> None:
-    """Send what was refused or flagged again, now that the store is whole; malformed ones stay refused."""
+def _mend(stage: "Stage", diary: Diary, hour: datetime) -> None:
+    """Make the store whole from the lake, and send again what it left behind; malformed requests stay refused."""
+    from flows.features import refresh_online
     from services.journal import LetterFilter
 
-    journal = stage.project.journal
-    letters = journal.find_dead_letters(LetterFilter(waiting=True))
+    letters = stage.project.journal.find_dead_letters(LetterFilter(waiting=True))
     kinds = sorted({letter.kind for letter in letters})
-    if diary.require({"missing", "out_of_range", "unseen"} <= {*kinds}, f"dead letters only of {kinds}"):
-        diary.notice("service, dead letters", f"{len(letters)} kept: {', '.join(kinds)}")
+    wanted = {"malformed", "missing", "out_of_range", "unseen"}
+    if diary.require(wanted <= {*kinds}, f"dead letters only of {', '.join(kinds) or 'no kind'}"):
+        diary.notice("service, dead letters", f"{len(letters)} kept: {', '.join(kinds)}", hour)
+    rows = refresh_online(stage.project)
+    diary.mend(f"the online store was filled anew from the lake: {rows} rows", hour)
     told = list(_replay(stage, [letter.id for letter in letters if letter.kind == "missing"]))
     answered = [one for one in told if one.status == "answered"]
-    if diary.require(told and len(answered) == len(told), f"{len(answered)} of {len(told)} letters answered"):
-        diary.answer("dead letters", f"{len(answered)} sent again once the store was whole: all answered")
+    what = f"{len(answered)} of {len(told)} letters answered without a flag"
+    if diary.require(told and len(answered) == len(told), what):
+        diary.answer("dead letters", f"sent again: {what}", hour)
 
 
 def _replay(stage: "Stage", ids: list[int]) -> "Iterator[Replay]":
