@@ -39,7 +39,7 @@ def inject(stage: "Stage", diary: Diary) -> None:
 
 
 def _check_well(diary: Diary, day: "Day") -> None:
-    """Whether inputs are known again: by the monitor's own verdict on the day, and no flag of the injected kinds."""
+    """See that inputs are known again: by the day's own verdict, and no flag of the injected kinds."""
     flagged, served = sum(day.flags.values()), sum(day.served.values())
     told = f"the day after, {flagged} of {served} answers were flagged"
     states = {s.name: s.state for one in day.findings.days for s in one.signals}
@@ -93,7 +93,7 @@ def _send_malformed(stage: "Stage", diary: Diary, hour: datetime) -> None:
 
 
 def _mend(stage: "Stage", diary: Diary, hour: datetime) -> None:
-    """Make the store whole from the lake, and send again what it left behind; malformed requests stay refused."""
+    """Make the store whole from the lake, and send again what it left behind; what is malformed stays refused."""
     from flows.features import refresh_online
     from services.journal import LetterFilter
 
