@@ -14,13 +14,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down clean bench prove lint lock
+.PHONY: help demo drill test up down clean bench prove lint lock
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## Show the whole loop on real flights, from nothing; about ten minutes
 	@$(BIN)/perennial demo
+
+drill: $(STAMP) ## Break it in five ways and see each one noticed and over; under 15 minutes
+	@$(BIN)/perennial drill
 
 up: $(STAMP) ## Run the whole stack with its UIs until Ctrl-C
 	@$(BIN)/perennial up

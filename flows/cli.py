@@ -18,6 +18,7 @@ from flows.cli_backtest import backtest
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_doctor import doctor
 from flows.cli_errors import OneLineErrors
+from flows.cli_drill import drill
 from flows.cli_features import features
 from flows.cli_help import teach
 from flows.cli_monitoring import app as monitoring
@@ -217,16 +218,10 @@ def example(ctx: typer.Context) -> None:
 
 add_releases(app)
 app.command()(backtest)
-app.command(rich_help_panel=DATA)(features)
-app.command(rich_help_panel=DATA)(quality)
-app.command(rich_help_panel=DATA)(outcomes)
-app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)
-app.add_typer(dead_letters, name="dead-letters", rich_help_panel=DATA)
-app.command(rich_help_panel=DATA)(trace)
-app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
-app.command(rich_help_panel=DATA)(compact)
+app.command()(drill)
 app.command()(features)
 app.command()(quality)
+app.command()(outcomes)
 app.add_typer(quarantine, name="quarantine")
 app.add_typer(dead_letters, name="dead-letters")
 app.command()(trace)

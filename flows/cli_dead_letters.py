@@ -101,8 +101,8 @@ def replay(
     lock = settings.home / "journal" / "replay.lock"
     counts: dict[str, int] = {}
     done = True
-    with _open(settings) as journal, _reach(settings) as send:
-        for told in replay_letters(journal, ids, lock, _checks(), send):
+    with _open(settings) as journal, reach_service(settings) as send:
+        for told in replay_letters(journal, ids, lock, build_checks(), send):
             counts[told.status] = counts.get(told.status, 0) + 1
             done = done and told.done
             print(json.dumps(asdict(told)) if as_json else _line(told), flush=True)
@@ -173,7 +173,7 @@ def _draw(names: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     console.print(drawn)
 
 
-def _checks() -> "Check":
+def build_checks() -> "Check":
     """Return what tells of a request whether the service of this code would refuse it."""
     from feature_repo.problem import PROBLEM
     from services.schemas import build_wire
@@ -187,7 +187,7 @@ def _checks() -> "Check":
 
 
 @contextmanager
-def _reach(settings: "Settings") -> "Iterator[Send]":
+def reach_service(settings: "Settings") -> "Iterator[Send]":
     """Give a function that sends to the service of these settings."""
     import httpx
 

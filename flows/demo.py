@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings
+from flows.played import Rows, await_retrain, play_hours, without_heartbeat
 from flows.quiet import QUIET
 
 if TYPE_CHECKING:
@@ -103,22 +104,12 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
     began = time.monotonic()
     with _progress(console) as progress:
         start = progress.add_task("starting the stack", total=None)
-        with running_stack(settings):
+        with running_stack(settings), without_heartbeat():
             progress.update(start, total=1, completed=1)
-            story = _tell_without_heartbeat(settings, script, progress, console)
+            story = _tell(settings, script, progress, console)
     story.seconds = time.monotonic() - began
     _show(console, settings, story)
     return not story.missing()
-
-
-def _tell_without_heartbeat(
-    settings: Settings, script: Script, progress: Progress, console: Console
-) -> Story:
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    # Ending a flow's heartbeat takes a second: these flows are short, and die with this process.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        return _tell(settings, script, progress, console)
 
 
 def _tell(settings: Settings, script: Script, progress: Progress, console: Console) -> Story:
@@ -210,31 +201,16 @@ def _send_day(
     load: "Load",
 ) -> None:
     import httpx
-    import polars as pl
 
-    from feature_repo.contract import Period
-    from flows.features import materialize_period
-    from flows.traffic import ask, sample_requests
+    from flows.traffic import ask
 
-    problem = project.problem
-    ahead = Period(period.since - timedelta(days=2), period.until)
-    upcoming = problem.build_requests({"schedule": project.lake.read("schedule", ahead)})
-    today = sample_requests(upcoming, problem, period, script.per_day)
-    # The timetable of the next morning is known; the load asks about it when the day is over.
-    tomorrow = Period(period.until, period.until + timedelta(days=1))
-    later = pl.concat([today, sample_requests(upcoming, problem, tomorrow, script.per_day)])
     with httpx.Client() as client:
-        hour = period.since
-        while hour < period.until:
-            within = pl.col(problem.decided_at).is_between(hour, hour + timedelta(hours=1), closed="left")
-            rows = today.filter(within).to_dicts()
-            if rows:
-                served = ask(client, project.settings.service_url, rows, problem)
-                story.served.update(served)
-                story.sent += len(rows)
-            materialize_period(project, frames, Period(hour, hour + timedelta(hours=1)))
-            hour += timedelta(hours=1)
-            load.point_at(later, hour)
+
+        def send(rows: Rows) -> None:
+            story.served.update(ask(client, project.settings.service_url, rows, project.problem))
+            story.sent += len(rows)
+
+        play_hours(project, period, frames, script.per_day, load, send)
 
 
 def _follow_retrain(
@@ -245,7 +221,7 @@ def _follow_retrain(
 
     before = project.registry.aliases().get("champion")
     console.log(f"{day}: the monitor asked for a retrain; waiting for the automation's run")
-    run = _await_retrain(story, limit)
+    run = await_retrain({r["run"] for r in story.retrains}, limit)
     after = project.registry.aliases().get("champion")
     passed = run["state"] == "Completed" and after != before
     outcome = {"day": day, "passed": passed, "version": after if passed else None, **run}
@@ -257,39 +233,6 @@ def _follow_retrain(
     result = f"version {after} serves" if passed else "not promoted"
     console.log(f"{day}: retrain {run['state']}, {result}")
     return outcome
-
-
-def _await_retrain(story: Story, limit: float) -> dict[str, Any]:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
-    from prefect.client.schemas.sorting import FlowRunSort
-
-    known = {r["run"] for r in story.retrains}
-    with get_client(sync_client=True) as client:
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            runs = client.read_flow_runs(
-                deployment_filter=DeploymentFilter(name=DeploymentFilterName(any_=["retrain"])),
-                sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-                limit=20,
-            )
-            new = [r for r in runs if str(r.id) not in known and r.state and r.state.is_final()]
-            new = [r for r in new if r.parameters.get("reason") and r.auto_scheduled is False]
-            if new:
-                run = new[0]
-                assert run.state is not None
-                return {
-                    "run": str(run.id),
-                    "state": run.state.name,
-                    "reason": str(run.parameters.get("reason")),
-                }
-            time.sleep(0.5)
-    raise StackError(
-        "retrain",
-        got=f"no finished run within {limit:.0f} s",
-        expected="the automation to run it",
-        next_step="Look at the runs in the Prefect UI and at logs/runner.log.",
-    )
 
 
 def _roll_back(project: "Project", story: Story, console: Console) -> None:

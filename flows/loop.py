@@ -1,6 +1,6 @@
 """The loop: one logical day, end to end, and the same for a stretch of past days."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import date, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from flows.features import build, build_features, find_unbuilt, materialize, mat
 from flows.ingest import ingest, ingest_period, landed_until
 from flows.label import label
 from flows.lineage import emit_features, emit_ingest, emit_label, emit_monitor
-from flows.manifests import STOPPED, UNCHANGED, Manifest
+from flows.manifests import LANDED, STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
 from flows.progress import report
 from flows.project import Project, open_project
@@ -41,7 +41,16 @@ def daily_loop(day: date | None = None) -> dict[str, Any]:
     emit_features(project, unbuilt)
     publish_manifests("daily-loop", manifests, project.settings)
     publish_quality(project)
-    return {"day": str(period), **close_day(project, period)}
+    return {"day": str(period), **close_day(project, reach_back(period, manifests))}
+
+
+def reach_back(period: Period, manifests: Sequence[Manifest]) -> Period:
+    """Return the period, begun earlier if batches landed in it that earlier days had to do without.
+
+    Outcomes that came late would else find no answer: labels are joined by when they became known.
+    """
+    landed = (manifest.since for manifest in manifests if manifest.status == LANDED)
+    return Period(min((period.since, *landed)), period.until)
 
 
 def close_day(project: Project, period: Period) -> dict[str, Any]:

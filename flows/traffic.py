@@ -45,7 +45,7 @@ class Load(threading.Thread):
     def __init__(self, url: str, problem: Problem, per_second: float) -> None:
         super().__init__(daemon=True, name="load")
         self._url, self._problem, self._pause = url, problem, 1 / per_second
-        self._pool: list[dict[str, Any]] = []
+        self.pool: list[dict[str, Any]] = []
         self._ended = threading.Event()
         self.sent = 0
         self.failed: list[str] = []
@@ -56,13 +56,13 @@ class Load(threading.Thread):
         ahead = pl.col(self._problem.decided_at).is_between(tick, tick + timedelta(hours=8))
         rows = upcoming.filter(ahead).to_dicts()
         if rows:
-            self._pool = [to_json(row, self._problem, tick) for row in rows]
+            self.pool = [to_json(row, self._problem, tick) for row in rows]
 
     def run(self) -> None:
         """Send until `end` is called."""
         with httpx.Client(timeout=TIMEOUT) as client:
             while not self._ended.wait(self._pause):
-                pool = self._pool
+                pool = self.pool
                 if pool:
                     self._send(client, pool[self.sent % len(pool)])
 

@@ -1,0 +1,67 @@
+"""Bad release: a version that learnt nothing, made champion by hand, past the gate."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.drill.incident import Diary
+
+LONGEST = 5  # days until it must be undone: labels need two
+
+if TYPE_CHECKING:
+    from flows.drill.stage import Stage
+    from flows.project import Project
+
+
+def inject(stage: "Stage", diary: Diary) -> None:
+    """Register a version trained on shuffled outcomes and move the alias as a person does in MLflow's UI."""
+    before, begun = stage.champion, stage.now
+    stage.tell("training a version on shuffled outcomes")
+    worse = register_worse(stage.project, stage.seed)
+    stage.project.registry.set_alias("champion", worse)
+    diary.inject(f"version {worse}, trained on shuffled outcomes, is made champion in MLflow", stage.now)
+    diary.require(stage.await_champion(worse) is not None, f"not every worker took up version {worse}")
+    why = ""
+    while not why and (stage.now - begun).days < LONGEST:
+        stage.play_day(per_day=900)  # nearly all flights: one day must be enough to tell
+        why = stage.defences.watch_release(stage.project, stage.now)
+    if not diary.require(why, f"version {worse} was not undone in {LONGEST} days"):
+        return
+    diary.notice("release watch", why, stage.now)
+    diary.answer("release watch", f"moved champion back from version {worse} to version {before}", stage.now)
+    seconds = stage.await_champion(before)
+    back = stage.champion == before and seconds is not None
+    if diary.require(back, f"version {stage.champion} serves, version {before} does not in every worker"):
+        told = f"every worker serves version {before} again, {seconds:.2f} s after the alias moved"
+        diary.recover("service", told, stage.now)
+
+
+def register_worse(project: "Project", seed: int) -> int:
+    """Register a version that is whole but for its outcomes, which were shuffled; return its number."""
+    import mlflow
+    import polars as pl
+
+    from flows.ingest import landed_until
+    from flows.package import write_package
+    from flows.train import HOLDOUT, fit, measure, measure_importance, predict
+    from flows.training_set import build_training_set, split_by_time
+
+    problem, until = project.problem, landed_until(project)
+    training = build_training_set(project, until)
+    fitted, holdout = split_by_time(training.rows, problem, HOLDOUT, until)
+    fitted = fitted.with_columns(pl.col(problem.target).shuffle(seed))
+    estimator = fit(project.build_estimator(problem), fitted, problem)
+    holdout = holdout.with_columns(score=pl.Series(predict(estimator, holdout, problem)))
+    metrics = measure(holdout[problem.target].to_numpy(), holdout["score"].to_numpy())
+    importance = measure_importance(estimator, holdout, problem)
+    mlflow.set_tracking_uri(project.settings.mlflow_url)
+    mlflow.set_experiment(problem.name)
+    with (
+        mlflow.start_run(run_name="drill: shuffled outcomes") as run,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        mlflow.log_metrics(metrics)
+        package = Path(folder) / "model"
+        write_package(package, problem, estimator, training, fitted, holdout, importance, metrics)
+        tags = {"perennial.reason": "the drill's bad release"}
+        return project.registry.register(package, run.info.run_id, tags)
