@@ -42,7 +42,7 @@ def list_commands(page: Path, program: str) -> Iterator[Told]:
         except ValueError:  # words, not a line of shell
             continue
         # A block may name the program by a variable, as `$perennial`.
-        named = [i for i, word in enumerate(words) if re.fullmatch(rf"\$?(\S*/)?{program}", word)]
+        named = [i for i, word in enumerate(words) if re.fullmatch(rf"\$?([^\s=]*/)?{program}", word)]
         for start in named[:1]:
             rest = words[start + 1 :]
             until = next((i for i, word in enumerate(rest) if word in ENDS), len(rest))

@@ -4,13 +4,15 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from feature_repo.settings import Settings
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from feature_repo.contract import Period
     from flows.project import Project
     from flows.stack import Stack
@@ -51,15 +53,22 @@ def started_stack(settings: Settings) -> Iterator["Stack"]:
         os.environ.update(before)
 
 
-def train_first(project: "Project", first: date, until: date) -> int:
-    """Land the days before `until`, train on them, and return the version once every worker serves it."""
-    from flows.loop import backfill_days
+def land(project: "Project", period: "Period") -> dict[str, "pl.DataFrame"]:
+    """Land a stretch as one batch a table, which is quicker than a batch a day; return its features."""
+    from flows.features import build_features
+    from flows.ingest import ingest_period
+
+    assert {manifest.status for manifest in ingest_period(project, period)} == {"landed"}
+    return build_features(project, period)
+
+
+def train_first(project: "Project", until: date) -> int:
+    """Train on what has landed before the day, and return the version once every worker serves it."""
     from flows.release import promote_version
     from flows.retrain import retrain
     from flows.traffic import await_version
 
     settings = project.settings
-    backfill_days(project, first, until, lambda done, total: None)
     version = int(str(retrain(until=project.day(until).since, reason="first model")["version"]))
     promote_version(project, version, "first model", by_hand=True)
     assert await_version(settings.service_url, version, settings.service_workers, 60) is not None
@@ -68,33 +77,25 @@ def train_first(project: "Project", first: date, until: date) -> int:
 
 def live_through(project: "Project", period: "Period", per_day: int) -> int:
     """Land the period, ask about its flights hour by hour, label the answers; return how many there were."""
-    from datetime import timedelta
-
     import httpx
     import polars as pl
 
     from feature_repo.contract import Period
-    from flows.features import build_features, materialize_period
-    from flows.ingest import ingest_period
+    from flows.features import materialize_period
     from flows.label import label_period
     from flows.traffic import ask, sample_requests
 
-    problem, day = project.problem, period.since
-    while day < period.until:
-        ingest_period(project, project.day(project.local_day(day)))
-        day += timedelta(days=1)
-    frames = build_features(project, period)
+    problem, hour, answered = project.problem, period.since, 0
+    frames = land(project, period)
     schedule = project.lake.read("schedule", Period(period.since - timedelta(days=2), period.until))
     size = per_day * (period.until - period.since).days
     asked = sample_requests(problem.build_requests({"schedule": schedule}), problem, period, size)
-    hour, answered = period.since, 0
     with httpx.Client() as client:
         while hour < period.until:
             ahead = Period(hour, hour + timedelta(hours=1))
             due = pl.col(problem.decided_at).is_between(ahead.since, ahead.until, closed="left")
-            answered += ask(
-                client, project.settings.service_url, asked.filter(due).to_dicts(), problem
-            ).total()
+            rows = asked.filter(due).to_dicts()
+            answered += ask(client, project.settings.service_url, rows, problem).total()
             materialize_period(project, frames, ahead)
             hour = ahead.until
     label_period(project.lake, project.journal, problem, period)

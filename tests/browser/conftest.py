@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from feature_repo.settings import Settings, load_settings
-from tests.local_stack import live_through, settle, started_stack, train_first
+from tests.local_stack import land, live_through, settle, started_stack, train_first
 
 if TYPE_CHECKING:
     from flows.project import Project
@@ -28,8 +28,8 @@ FLAGS = (
 )
 WINDOW = {"width": 1280, "height": 800}
 PATIENCE = 60_000  # milliseconds for a page of a busy machine
-# Four weeks to learn from, then ten days of answers: a whole week of them has its labels by then.
-FIRST, TRAINED, TODAY = date(2013, 1, 1), date(2013, 1, 29), date(2013, 2, 8)
+# Four weeks to learn from, then nine days of answers: a whole week of them has its labels by then.
+FIRST, TRAINED, TODAY = date(2013, 1, 1), date(2013, 1, 29), date(2013, 2, 7)
 KEPT = pytest.StashKey[Path]()
 
 Keep = Callable[[str], None]
@@ -74,6 +74,7 @@ def _prepare(settings: Settings) -> World:
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from feature_repo.contract import Period
+    from flows.features import materialize_period
     from flows.monitor import monitor
     from flows.project import open_project
     from flows.retrain import retrain
@@ -82,10 +83,12 @@ def _prepare(settings: Settings) -> World:
     served = Period(project.day(TRAINED).since, project.day(TODAY).since)
     prefect = {PREFECT_API_URL: f"{settings.prefect_url}/api", PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     with temporary_settings(prefect):
-        first = train_first(project, FIRST, TRAINED)
+        past = Period(project.day(FIRST).since, served.since)
+        materialize_period(project, land(project, past), past)
+        first = train_first(project, TRAINED)
         answered = live_through(project, served, per_day=250)
         assert len(monitor()["windows"]) == 1
-        second = int(str(retrain(until=served.until, reason="ten more days")["version"]))
+        second = int(str(retrain(until=served.until, reason="nine more days")["version"]))
     return World(settings, project, first, second, answered)
 
 

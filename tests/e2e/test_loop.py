@@ -40,13 +40,15 @@ def _prepare(settings: Settings) -> dict[str, Any]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.demo import Script, Story, replay_day
+    from flows.loop import backfill_days
     from flows.project import open_project
     from flows.traffic import Load
 
     project, story = open_project(settings), Story()
+    backfill_days(project, FIRST, TODAY, lambda done, total: None)
     load = Load(settings.service_url, project.problem, per_second=8)
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
-        version = train_first(project, FIRST, TODAY)
+        version = train_first(project, TODAY)
         load.start()
         replay_day(project, TODAY, Script(per_day=200), story, load)
     return {"settings": settings, "project": project, "story": story, "load": load, "version": version}
