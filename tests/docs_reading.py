@@ -63,3 +63,10 @@ def list_links(page: Path) -> list[str]:
     """Return what the page links to or shows, but other sites."""
     found = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
     return [target.partition("#")[0] for target in found if not target.startswith(("http", "#"))]
+
+
+def list_rows(page: Path) -> Iterator[list[str]]:
+    """Yield the cells of each row of the page's tables."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from feature_repo.settings import Settings, load_settings
 from tests.local_stack import land, live_through, settle, started_stack, train_first
@@ -98,6 +98,7 @@ def browser(world: World) -> Iterator[Browser]:
     # After the world: while Playwright holds its event loop, Prefect's flows cannot run theirs here.
     if not CHROMIUM.exists():
         pytest.fail(f"{CHROMIUM} is not there; on Debian: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
         yield chromium
