@@ -57,7 +57,7 @@ def build_wire(problem):
         request=Order,
         feedback=Settled,
         to_row=to_row,
-        to_outcome=lambda told: Outcome(told.order_id, None, float(told.returned), "settled", told.observed_at),
+        to_outcome=lambda s: Outcome(s.order_id, None, float(s.returned), "settled", s.observed_at),
         example={"shop": "north", "amount": 5.0, "ordered_at": "2024-01-05T10:30:00Z"},
         example_feedback={"order_id": "o1", "returned": True, "observed_at": "2024-01-08T10:30:00Z"},
     )
