@@ -87,7 +87,7 @@ def _prepare(settings: Settings) -> World:
         materialize_period(project, land(project, past), past)
         first = train_first(project, TRAINED)
         answered = live_through(project, served, per_day=250)
-        assert len(monitor()["windows"]) == 1
+        assert len(monitor(until=served.until)["windows"]) == 1
         second = int(str(retrain(until=served.until, reason="nine more days")["version"]))
     return World(settings, project, first, second, answered)
 
