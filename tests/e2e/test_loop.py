@@ -1,8 +1,6 @@
 """The real stack, driven through a shortened demo: real servers, real flights, real HTTP."""
 
-import os
 import signal
-import socket
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -13,6 +11,7 @@ import psutil
 import pytest
 
 from feature_repo.settings import Settings
+from tests.local_stack import settle, started_stack, train_first
 
 # Whole libraries run in this process here; what they warn of is told, and fails nothing.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
@@ -29,42 +28,12 @@ GOOD = {
 }
 
 
-def find_ports(count: int) -> list[int]:
-    """Return ports that are free now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """Return a running stack with five weeks of data, a champion, and a day of traffic behind it."""
-    prefect, mlflow, service, runner, reports, evidently = find_ports(6)
-    settings = Settings(
-        home=tmp_path_factory.mktemp("home"),
-        prefect_port=prefect,
-        mlflow_port=mlflow,
-        service_port=service,
-        runner_port=runner,
-        reports_port=reports,
-        evidently_port=evidently,
-        schedules=False,
-    )
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment
-
-    before = dict(os.environ)
-    os.environ.update(build_environment(settings))
-    try:
-        with running_stack(settings) as stack:
-            yield {"stack": stack, **_prepare(settings)}
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    settings = settle(tmp_path_factory.mktemp("home"))
+    with started_stack(settings) as stack:
+        yield {"stack": stack, **_prepare(settings)}
 
 
 def _prepare(settings: Settings) -> dict[str, Any]:
@@ -73,17 +42,13 @@ def _prepare(settings: Settings) -> dict[str, Any]:
     from flows.demo import Script, Story, replay_day
     from flows.loop import backfill_days
     from flows.project import open_project
-    from flows.release import promote_version
-    from flows.retrain import retrain
-    from flows.traffic import Load, await_version
+    from flows.traffic import Load
 
     project, story = open_project(settings), Story()
     backfill_days(project, FIRST, TODAY, lambda done, total: None)
     load = Load(settings.service_url, project.problem, per_second=8)
     with temporary_settings({PREFECT_API_URL: f"{settings.prefect_url}/api"}):
-        version = int(str(retrain(until=project.day(TODAY).since, reason="first model")["version"]))
-        promote_version(project, version, "first model", by_hand=True)
-        assert await_version(settings.service_url, version, settings.service_workers, 60) is not None
+        version = train_first(project, TODAY)
         load.start()
         replay_day(project, TODAY, Script(per_day=200), story, load)
     return {"settings": settings, "project": project, "story": story, "load": load, "version": version}
