@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from feature_repo.errors import DefinitionChanged
-from feature_repo.fingerprint import describe_problem, fingerprint_all
+from feature_repo.fingerprint import describe_inputs, describe_problem, fingerprint_all
 from feature_repo.lock import read_lock, require_locked, write_lock
 from feature_repo.problem import PROBLEM
 from feature_repo.request_inputs import SideBySide
@@ -79,7 +79,7 @@ def test_feast_knows_what_the_problem_states(tmp_path: Path) -> None:
         assert view.tags["fingerprint"] == told[table.name]
         assert {f.name: f.description for f in view.features} == table.meanings
     service = store._store.get_feature_service(PROBLEM.feature_service)
-    assert dict(service.tags) == told
+    assert dict(service.tags) == fingerprint_all(describe_inputs(PROBLEM))
     request = store._store.get_on_demand_feature_view("request")
     assert set(request.tags) == {"local_hour", "weekday"}
 

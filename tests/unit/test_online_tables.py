@@ -124,3 +124,10 @@ def test_rows_go_to_the_file_that_is_there_now(tables: OnlineTables, tmp_path: P
     OnlineTables(tmp_path / "online.db").apply([ONE, TWO])
     tables.write([(ONE, [("n", 7, 0.7, 3)])])
     assert tables.read(VectorQuery([ONE]), [("n",)]) == [((7,), (0.7, 3))]
+
+
+def test_a_key_that_is_a_number_in_the_request_finds_its_text(tables: OnlineTables) -> None:
+    """Keys are stored as text; a flight's number comes as a number."""
+    query = VectorQuery([ONE])
+    tables.write([(ONE, [("1545", 5, 0.5, 1)])])
+    assert tables.read(query, [(1545,), ("1545",)]) == [((5,), (0.5, 1))] * 2
