@@ -39,7 +39,7 @@ class Terms:
             raise ValueError(f"stage {self.stage!r}: neither shadow nor canary")
         if not 0 < self.share <= 0.5:
             raise ValueError(f"share {self.share}: not over 0 and at most 0.5")
-        if not (0 < self.bake and math.isfinite(self.bake)):
+        if not (self.bake > 0 and math.isfinite(self.bake)):
             raise ValueError(f"bake time {self.bake}: not a number of days")
 
     def to_text(self) -> str:

@@ -1,8 +1,9 @@
 """Sabotaged retrains on the real flights: each is rejected for what is wrong with it, an honest one passes.
 
-The whole way of a retrain from the training set on: a lake with the year, rows that the feature store
-joined, training, an MLflow registry, the gate with its clean process. Sabotage enters where a broken job would put it: into the training set
-that a retrain is given. The champion learned from January to September; the retrain is of mid December.
+The way of a retrain from its training set on: a lake with the year, rows that the feature store joined,
+training, an MLflow registry, the gate with its clean process. Sabotage enters where a broken job would
+put it: into the training set. The champion learned from January to September; the retrain is of mid
+December.
 """
 
 import shutil
@@ -39,7 +40,7 @@ Spoil = Callable[[TrainingSet], TrainingSet]
 
 @dataclass(frozen=True)
 class Case:
-    """A retrain, what is done to its rows, and the check that must reject it with those words; "" for none."""
+    """A retrain, what is done to its rows, and the check that must reject it, in what words; "" for none."""
 
     name: str
     spoil: Spoil
@@ -88,7 +89,7 @@ def list_sabotage(project: Project) -> list[Case]:
 
 def train(project: Project, training: TrainingSet) -> Candidate:
     """Train on a training set that is given."""
-    with mock.patch("flows.train.build_training_set", lambda *_: training):
+    with mock.patch("flows.train.build_training_set", return_value=training):
         return train_candidate(project, training.until, "proof")
 
 
