@@ -21,7 +21,7 @@ def outcomes(
     last: Annotated[int, typer.Option(min=1, help="How many of them.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
-    """Show how many outcomes were accepted, late, duplicate, conflicting or orphans, and how fast they come."""
+    """Show how many outcomes were accepted, late, duplicate, in conflict or orphans; how fast they come."""
     from flows.outcomes import FATES
     from flows.outcomes_report import report_outcomes
     from flows.project import open_project

@@ -1,4 +1,4 @@
-"""May a retrain be asked for again? One answer a window, and patience after rejections that brought nothing."""
+"""May a retrain be asked for again? One answer a window, and patience that ends after rejections."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,19 +69,19 @@ def may_retrain(
     row = _list_rejections(history)
     if len(row) < policy.rejections:
         return Leave(True, f"{len(row)} rejections in a row, patience ends at {policy.rejections}")
-    if row[-1].evidence != evidence:
-        return Leave(True, "the champion, the features or the code are others than at the last rejection")
-    if _comes_nearer(row, policy):
-        return Leave(True, "the last candidates came nearer to the champion")
-    wait = min(policy.most, policy.wait * (1 + len(row) - policy.rejections))
-    due = row[-1].until + wait
-    if until >= due:
-        return Leave(True, f"{(until - row[-1].until).days} days of newer labels since the last rejection")
-    return Leave(
-        False,
-        f"{len(row)} retrains in a row were rejected and none came nearer: held until there are labels of "
-        f"{due:%Y-%m-%d}, another champion, other features or other code; by hand it runs at once",
+    last, wait = row[-1], min(policy.most, policy.wait * (1 + len(row) - policy.rejections))
+    due = last.until + wait
+    new = (
+        (last.evidence != evidence, "the champion, features or code are others than at the last rejection"),
+        (_comes_nearer(row, policy), "the last candidate came nearer to the champion"),
+        (until >= due, f"{(until - last.until).days} days of newer labels since the last rejection"),
     )
+    held = (
+        f"{len(row)} retrains in a row were rejected and none came nearer: held until there are labels of "
+        f"{due:%Y-%m-%d}, another champion, other features or other code; by hand it runs at once"
+    )
+    grounds = [reason for holds, reason in new if holds]
+    return Leave(bool(grounds), grounds[0] if grounds else held)
 
 
 def _list_rejections(history: Sequence[Tried]) -> list[Tried]:

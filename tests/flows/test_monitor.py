@@ -17,11 +17,11 @@ from feature_repo.problem import PROBLEM
 from flows.day_watch import list_days
 from flows.judgement import monitor_window
 from flows.label import label_period
-from services.journal_records import News
 from flows.monitor import EVENT, emit_retrain, list_windows, monitor, monitor_step, run_monitor
 from flows.notify import read_windows
 from flows.policy.incident import POLICIES, find_incidents
 from flows.verdicts import read_history
+from services.journal_records import News
 from tests.packages import FakeRegistry
 
 START = datetime(2013, 1, 1, tzinfo=UTC)

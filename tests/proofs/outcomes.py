@@ -111,8 +111,8 @@ def make_up(rng: random.Random) -> Told:
         # One in a hundred is only asked about when it is all over.
         known = asked - timedelta(hours=1) if number % 50 == 0 else asked + _wait(rng)
         late = float(rng.random() < score)
-        for again in range(1 + (number % 10 == 0)):
-            predictions.append(_predict(number, again, asked + timedelta(minutes=again), score))
+        times = range(1 + (number % 10 == 0))
+        predictions += [_predict(number, n, asked + timedelta(minutes=n), score) for n in times]
         sure.append((number, known, late))
         if number < BY_SOURCE:
             landed.append((f"thing{number}", late, "arrived", known))

@@ -1,8 +1,9 @@
 """Sabotaged retrains on the real flights: each is rejected for what is wrong with it, an honest one passes.
 
-The whole way of a retrain: a lake with the year, the feature store's join, training, an MLflow registry,
-the gate with its clean process. Sabotage enters where a broken job would put it: into the training set
-that a retrain is given. The champion learned from January to September; the retrain is of mid December.
+The way of a retrain from its training set on: a lake with the year, rows that the feature store joined,
+training, an MLflow registry, the gate with its clean process. Sabotage enters where a broken job would
+put it: into the training set. The champion learned from January to September; the retrain is of mid
+December.
 """
 
 import shutil
@@ -18,12 +19,13 @@ from unittest import mock
 import numpy as np
 import polars as pl
 
+from feature_repo.lake import content_hash
 from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
 from flows.gate import judge_candidate
 from flows.project import Project, open_project
 from flows.train import Candidate, train_candidate
-from flows.training_set import TrainingSet, build_training_set
+from flows.training_set import TrainingSet
 from tests.bench.bench_features import YEAR
 from tests.bench.bench_monitoring import figure, show_table
 from tests.bench.serving.material import prepare
@@ -38,7 +40,7 @@ Spoil = Callable[[TrainingSet], TrainingSet]
 
 @dataclass(frozen=True)
 class Case:
-    """A retrain, what is done to its rows, and the check that must reject it with those words; "" for none."""
+    """A retrain, what is done to its rows, and the check that must reject it, in what words; "" for none."""
 
     name: str
     spoil: Spoil
@@ -52,9 +54,8 @@ def measure() -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         project = open_world(Path(folder))
-        old = thin(build_training_set(project, CHAMPION_UNTIL), CHAMPION_UNTIL)
-        project.registry.set_alias("champion", train(project, old).version)
-        whole = thin(build_training_set(project, UNTIL), UNTIL)
+        project.registry.set_alias("champion", train(project, read_known(project, CHAMPION_UNTIL)).version)
+        whole = read_known(project, UNTIL)
         cases = [Case("an honest retrain", lambda training: training), *list_sabotage(project)]
         for case in cases:
             verdict = judge_candidate(project, train(project, case.spoil(whole)))
@@ -88,15 +89,18 @@ def list_sabotage(project: Project) -> list[Case]:
 
 def train(project: Project, training: TrainingSet) -> Candidate:
     """Train on a training set that is given."""
-    with mock.patch("flows.train.build_training_set", lambda *_: training):
+    with mock.patch("flows.train.build_training_set", return_value=training):
         return train_candidate(project, training.until, "proof")
 
 
-def thin(training: TrainingSet, until: datetime) -> TrainingSet:
-    """Keep every third row of what is learned from: enough, and a third of the time."""
+def read_known(project: Project, until: datetime) -> TrainingSet:
+    """Return what was known at an instant; of the rows to learn from every tenth: enough, and quicker."""
+    arrivals = project.lake.read("arrivals").filter(pl.col("known_at") < until, pl.col("late").is_not_null())
+    rows = prepare().read_rows().join(arrivals.select(PROBLEM.entity), on=PROBLEM.entity, how="semi")
     learned = pl.col(PROBLEM.decided_at) < until - HELD
-    few = training.rows.filter(learned).gather_every(3)
-    return _with(training, pl.concat([few, training.rows.filter(~learned)]))
+    kept = pl.concat([rows.filter(learned).gather_every(10), rows.filter(~learned)]).sort(PROBLEM.decided_at)
+    tables = [table.name for table in (*PROBLEM.raw, *PROBLEM.feature_tables)]
+    return TrainingSet(kept, project.lake.snapshot(tables), until, {}, content_hash(kept))
 
 
 def open_world(folder: Path) -> Project:

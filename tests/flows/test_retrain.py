@@ -1,0 +1,124 @@
+"""What a retrain comes to is kept, and the same request is not answered twice."""
+
+import dataclasses
+from datetime import timedelta
+
+import polars as pl
+import pytest
+
+import flows.retrain
+from flows.policy.gate import GateVerdict
+from flows.policy.gate_check import Check
+from flows.retrain import Request, retrain_and_release
+from flows.retrain_records import read_retrains
+from flows.train import Candidate
+from tests import toy
+from tests.packages import FakeRegistry
+
+UNTIL = toy.START + timedelta(days=21)
+
+
+class World:
+    """A project whose training and gate are made up: `passes` says what the gate will say."""
+
+    def __init__(self, project, monkeypatch):
+        self.project, self.trained, self.released, self.passes = project, 0, [], True
+        self.killed = False
+        vars(project)["registry"] = FakeRegistry()
+        monkeypatch.setattr(flows.retrain, "train", self.train)
+        monkeypatch.setattr(flows.retrain, "gate", self.gate)
+        monkeypatch.setattr(flows.retrain, "release_step", self.release)
+
+    def train(self, project, until, reason):
+        self.trained += 1
+        rows = pl.DataFrame()
+        return Candidate(self.trained, "run", None, rows, rows, {})
+
+    def gate(self, project, candidate):
+        return GateVerdict((Check("better", self.passes, "0.01 worse", "better"),), behind=0.01)
+
+    def release(self, project, version, reason, stage):
+        if self.killed:
+            raise KeyboardInterrupt
+        self.released.append((version, stage))
+        return f"{stage}: watched"
+
+    def ask(self, week=0, window="", **told):
+        request = Request(UNTIL + week * timedelta(days=7), "decay", window=window, **told)
+        return retrain_and_release(self.project, request)
+
+
+@pytest.fixture
+def world(make_toy, monkeypatch):
+    """A toy project with nothing in it."""
+    return World(make_toy(), monkeypatch)
+
+
+def test_a_candidate_that_passed_is_released_as_asked(world):
+    """The record says why it was asked for, what the gate said, and how it was released."""
+    came = world.ask(window="week 1 of v1", cause="event", stage="canary")
+    assert (came.state, world.released) == ("released", [(1, "canary")])
+    [kept] = read_retrains(world.project.lake)
+    assert (kept.window, kept.reason, kept.why, kept.released) == (
+        "week 1 of v1",
+        "decay",
+        "every check held",
+        "canary: watched",
+    )
+
+
+def test_a_rejected_candidate_is_kept_with_its_reason_and_released_nowhere(world):
+    """The gate's words stand in the record."""
+    world.passes = False
+    assert world.ask().state == "rejected"
+    [kept] = read_retrains(world.project.lake)
+    assert (kept.why, kept.behind, world.released) == ("better: 0.01 worse, expected better", 0.01, [])
+
+
+def test_an_event_that_is_sent_again_trains_nothing(world):
+    """One answer a window, whatever it came to; the record of it stays."""
+    world.ask(window="week 1 of v1", cause="event")
+    again = world.ask(window="week 1 of v1", cause="event")
+    assert (again.state, world.trained) == ("held", 1)
+    assert "was answered" in again.why
+    assert [one.state for one in read_retrains(world.project.lake)] == ["released"]
+
+
+def test_a_run_killed_before_its_release_is_made_up_for(world):
+    """The next run of the same window releases what passed, and trains nothing."""
+    world.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(window="week 1 of v1", cause="event")
+    world.killed = False
+    assert world.ask(window="week 1 of v1", cause="event").state == "released"
+    assert (world.trained, world.released) == (1, [(1, "full")])
+
+
+def test_after_three_rejections_only_a_person_or_new_evidence_trains(world):
+    """The schedule is held and says so; a person is not, and neither is it once the champion is another."""
+    world.passes = False
+    for week in range(3):
+        assert world.ask(week, cause="schedule", key=f"run {week}").state == "rejected"
+    held = world.ask(3, cause="schedule", key="run 3")
+    assert (held.state, world.trained) == ("held", 3)
+    assert "held until there are labels of" in held.why
+    assert world.ask(3, cause="hand", key="run 4").state == "rejected"
+    world.project.registry.register(world.project.settings.home, "run", {})
+    world.project.registry.set_alias("champion", 1)
+    assert world.ask(3, cause="schedule", key="run 5").state == "rejected"
+
+
+def test_what_was_tried_is_kept(world, monkeypatch):
+    """The windows of the past that training compared, and the one it learned from."""
+    from flows.policy.window import Tried
+
+    plain = world.train
+    windows = (Tried("expanding", 900), Tried("60 days", 100, reason="too few"))
+    monkeypatch.setattr(
+        flows.retrain,
+        "train",
+        lambda *told: dataclasses.replace(plain(*told), windows=windows, window="expanding"),
+    )
+    kept = world.ask()
+    assert kept.learned_from == "expanding"
+    assert "60 days" in kept.tried
