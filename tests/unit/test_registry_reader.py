@@ -82,7 +82,9 @@ def test_what_is_not_there_is_nothing():
         assert (reader.aliases(), reader.version_tag(1, "a")) == ({}, None)
 
 
-@pytest.mark.parametrize("answer", [(500, b"oh"), (404, b"<html>"), (200, b"not json"), (200, b"[]")])
+@pytest.mark.parametrize(
+    "answer", [(500, b"oh"), (404, b"<html>"), (200, b"not json"), (200, b"[]"), (200, b"{}")]
+)
 def test_any_other_answer_is_trouble(answer):
     """It must never read as if no alias were set."""
     with serving(*answer) as reader, pytest.raises(OSError, match="HTTP"):
