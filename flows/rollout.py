@@ -4,7 +4,9 @@ Whatever a look decides, it decides of what it saw: if a person moved an alias m
 over and nothing is moved.
 """
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -94,7 +96,7 @@ def challenge(
         _require_challenger(project, version, champion, by_hand=by_hand)
         known = state.current()
         mine = known if known and (known.version, known.state) == (version, BESIDE) else None
-        known_terms = read_terms(project, version) if mine else Terms()
+        known_terms = read_terms(project, version, mine.terms) if mine else Terms()
         given = {"stage": stage, "share": share, "bake": bake}
         terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
         who = who or name_caller()
@@ -177,7 +179,7 @@ def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[
 def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
     state, why = project.releases, "; ".join(reasons)
     if action == "promote":
-        terms = read_terms(project, rollout.version)
+        terms = read_terms(project, rollout.version, rollout.terms)
         return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
     if action == "stop":
         withdraw(project, rollout.version, why, LOOK, rollout.id)
@@ -208,12 +210,12 @@ def _set_challenger(
     state.finish(move, time.monotonic() - began)
 
 
-def read_terms(project: Project, version: int) -> Terms:
-    """Return a version's terms; a tag that cannot be read stops no release, and stands for the usual ones."""
+def read_terms(project: Project, version: int, known: Mapping[str, Any] | None = None) -> Terms:
+    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or else the usual ones."""
     try:
         return parse_terms(project.registry.read_version_tag(version, TERMS))
     except (ValueError, TypeError):
-        return Terms()
+        return parse_terms(json.dumps(known)) if known else Terms()
 
 
 def _require_challenger(project: Project, version: int, champion: int | None, *, by_hand: bool) -> None:

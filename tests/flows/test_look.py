@@ -13,7 +13,7 @@ from flows.label import LABEL_SCHEMA, TABLE
 from flows.release import promote_version, reconcile_previous
 from flows.rollout import challenge, look, release_passed
 from services.journal import Prediction, ShadowScore, format_instant
-from services.routing import TERMS
+from services.routing import TERMS, parse_terms
 from tests import toy
 from tests.packages import FakeRegistry, write_package
 
@@ -179,12 +179,13 @@ def test_a_promotion_that_was_killed_halfway_is_watched_all_the_same(project):
 
 
 def test_terms_that_cannot_be_read_stop_no_release(project):
-    """Anybody can write into a tag: the usual terms hold then."""
+    """Anybody can write into a tag: what the rollout began with holds then."""
     release_passed(project, 2, "newer labels", stage="canary")
     project.registry.tag(2, TERMS, "{")
     noisy(project, 8, 0.8)
     assert look(project, until(8)).action in {"go on", "promote"}
-    assert challenge(project, 2, "again").terms["stage"] == "shadow"
+    assert challenge(project, 2, "again").terms["stage"] == "canary"
+    assert parse_terms(project.registry.read_version_tag(2, TERMS)).stage == "canary"
 
 
 def test_a_version_that_was_deleted_stops_no_look(project):
