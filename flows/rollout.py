@@ -211,7 +211,7 @@ def _set_challenger(
 
 
 def read_terms(project: Project, version: int, known: Mapping[str, Any] | None = None) -> Terms:
-    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or else the usual ones."""
+    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or the usual ones."""
     try:
         return parse_terms(project.registry.read_version_tag(version, TERMS))
     except (ValueError, TypeError):
