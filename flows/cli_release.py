@@ -173,6 +173,7 @@ def _draw(spells: list[dict[str, Any]]) -> Table:
 
 def _open(settings: Settings, *, reconcile: bool = False) -> "Project":
     from flows.project import open_project
+    from flows.retention import check_answers
     from flows.stack_services import build_environment
 
     # Nobody at a terminal waits for an MLflow that is down as long as a nightly run does.
@@ -181,16 +182,20 @@ def _open(settings: Settings, *, reconcile: bool = False) -> "Project":
     project = open_project(settings)
     if reconcile:
         _reconcile_if_there(project)
+    else:
+        check_answers(settings.mlflow_url)
     return project
 
 
 def _reconcile_if_there(project: "Project") -> None:
-    from feature_repo.errors import RegistryUnavailable
+    from feature_repo.errors import PerennialError
     from flows.release import reconcile_previous
+    from flows.retention import check_answers
 
     try:
+        check_answers(project.settings.mlflow_url)
         reconcile_previous(project)
-    except RegistryUnavailable as error:
+    except PerennialError as error:
         _say(f"MLflow does not answer: what moved since is not known ({error.got})", error=True)
 
 
