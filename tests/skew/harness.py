@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import polars as pl
 
-from feature_repo.contract import Period, Problem
+from feature_repo.contract import Feature, Period, Problem
 from feature_repo.lake import Lake
+from feature_repo.problem import PROBLEM, TABLES
 from feature_repo.settings import Settings
 from feature_repo.store import OnlineVector, judge_ages
 from flows.features import build_features, compute_features
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 
 STAMP = "event_timestamp"
 FIRST, ASKED, LAST = date(2013, 3, 5), date(2013, 3, 9), date(2013, 3, 12)  # the clocks change on 10 March
+# The first version of the feature service: the injected skews edit its functions.
+FIRST_SERVICE = replace(
+    PROBLEM,
+    feature_service="flight_delay_v1",
+    feature_tables=TABLES,
+    features=tuple(f for f in PROBLEM.features if f.source == "request")
+    + tuple(Feature(name, "number", table.name) for table in TABLES for name in table.features),
+)
 Frames = Mapping[str, pl.DataFrame]
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -52,7 +61,8 @@ class AsOfStore:
         keys = {key for table in self._problem.feature_tables for key in table.keys}
         at = self._problem.decided_at
         asked = pl.DataFrame([{name: row[name] for name in (*keys, at)} for row in rows])
-        asked = self._move(asked.cast({at: pl.Datetime("us", "UTC")})).with_row_index("_row").sort(at)
+        kinds = {**dict.fromkeys(keys, pl.String), at: pl.Datetime("us", "UTC")}
+        asked = self._move(asked.cast(kinds)).with_row_index("_row").sort(at)
         answer: dict[str, list[Any]] = {}
         for table in self._problem.feature_tables:
             frame = self._frames[table.name].sort(STAMP)
@@ -117,12 +127,12 @@ class Base:
     def copy(self, home: Path) -> "Base":
         """Return the same on a home of its own, whose lake may be changed."""
         shutil.copytree(self.project.settings.home, home)
-        return replace(self, project=open_on(home))
+        return replace(self, project=open_on(home, self.project.problem))
 
 
-def build_base(home: Path) -> Base:
+def build_base(home: Path, problem: Problem = FIRST_SERVICE) -> Base:
     """Land the days without their validation, which is not at issue here, and compute their features."""
-    project = open_on(home)
+    project = open_on(home, problem)
     land(project)
     frames = build_features(project, find_stretch(project))
     return Base(project, frames, tuple(make_requests(project)))
@@ -155,10 +165,10 @@ def make_requests(project: Project, every: int = 5) -> Iterator[bytes]:
             yield msgspec.json.encode({**{name: row[name] for name in names}, "requested_at": at})
 
 
-def open_on(home: Path) -> Project:
-    """Return the bundled problem on a home."""
+def open_on(home: Path, problem: Problem = FIRST_SERVICE) -> Project:
+    """Return a version of the bundled problem on a home."""
     project = open_project(Settings(home=home, mlflow_port=1))
-    return replace(project, lake=Lake(home / "lake"))
+    return replace(project, lake=Lake(home / "lake"), problem=problem)
 
 
 def find_stretch(project: Project) -> Period:

@@ -10,6 +10,7 @@ import pytest
 
 from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData
+from feature_repo.problem import ADDED, PROBLEM
 from flows.features import build_features, materialize_period
 from flows.policy.skew import FeatureSkew
 from flows.skew import METRICS, SkewReport, compare_answers, keep_report, probe_skew, read_skew
@@ -45,6 +46,17 @@ def test_clean_answers_give_no_finding(base: Base, clean: list[Prediction]) -> N
     assert verdict.ok, verdict.reasons
     assert asked.unreadable == 0
     assert verdict.compared + sum(one.withheld for one in verdict.features) == len(clean) * 34
+
+
+def test_clean_answers_of_the_second_version_give_no_finding(tmp_path: Path) -> None:
+    """So it is with the features on what goes on around a flight, of which no key lacks a row."""
+    base = build_base(tmp_path / "home", PROBLEM)
+    given = base.answer()
+    _, verdict = compare_answers(base.project, build_wire(base.project.problem), given)
+    assert verdict.ok, verdict.reasons
+    assert not any(one.mismatched for one in verdict.features)
+    dense = {name for table in ADDED for name in table.features if table.name != "line_daily"}
+    assert not any(one.withheld for one in verdict.features if one.name in dense)
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)

@@ -23,11 +23,13 @@ from feature_repo.fingerprint import (
     fingerprint,
     fingerprint_all,
 )
-from feature_repo.problem import PROBLEM
+from feature_repo.problem import PROBLEM as WHOLE
+from feature_repo.problem import TABLES
 from feature_repo.request_inputs import SideBySide
 from tests import toy
 
 SOURCE = Path(transforms.__file__).read_text()
+PROBLEM = dataclasses.replace(WHOLE, feature_tables=TABLES)  # those whose functions stand in SOURCE
 Edit = Callable[..., dict[str, str]]
 
 
