@@ -189,7 +189,7 @@ def test_decay_asks_for_one_retrain_and_says_why(tmp_path, weeks, cause):
 
 
 def test_a_rejected_request_is_made_again_in_the_next_bad_window_and_not_before(tmp_path):
-    """While the same version serves on, a week's newer rows may bring a candidate that passes; a day's do not."""
+    """While the same version serves on, a week's newer rows may bring a candidate that passes."""
     world = World(tmp_path, [WORTHLESS] * 3)
     for week in (1, 2, 2, 3, 3):
         findings = world.run(week)

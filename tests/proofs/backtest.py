@@ -97,7 +97,7 @@ def show_figures(found: Backtest) -> Iterator[dict[str, Any]]:
         regret_auc={worth.policy: round(worth.regret_auc, 4) for worth in found.worths},
     )
     yield _figure(
-        f"backtest: seconds for {len(found.worths)} policies and {found.models} models on {os.cpu_count()} processors",
+        f"backtest: seconds for {len(found.worths)} policies, {found.models} models, {os.cpu_count()} processors",
         round(found.seconds),
         f"<= {MAX_SECONDS}",
         found.seconds <= MAX_SECONDS,
