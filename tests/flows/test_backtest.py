@@ -249,7 +249,7 @@ def test_a_home_without_the_past_is_told_to_take_it_in(
     project: Project, make_toy: Callable[..., Project]
 ) -> None:
     """An empty home, or a period that has not landed, names the command to run."""
-    with pytest.raises(NotEnoughData, match=r"[Bb]ackfill"):
+    with pytest.raises(NotEnoughData, match=r"got nothing of orders, returns.*perennial backfill 2024-01-01"):
         run_backtest(make_toy(), PERIOD)
     later = Period(PERIOD.until + 10 * DAY, PERIOD.until + 20 * DAY)
     with pytest.raises(NotEnoughData, match=r"perennial backfill 2024-01-01 2024-01-31"):
