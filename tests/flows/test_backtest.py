@@ -83,8 +83,7 @@ def make_past(
 
     def score(at, share):
         first = record.find(at - 2 * WEEK)
-        noise = np.random.default_rng(at.toordinal()).uniform(-0.01, 0.01, len(record.rows) - first)
-        scores = 0.25 + share * (record.outcomes[first:] - 0.25) + noise
+        scores = 0.25 + share * (record.outcomes[first:] - 0.25)
         return ScoredModel(at, at - 2 * WEEK, 5_000, 1.0, "expanding", {"amount": 1.0}, first, scores)
 
     candidates = {d.at: score(d.at, better) if choose(d) else None for d in decisions}
