@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from flows.backtest.models import ScoredModel
 from flows.backtest.record import Record
 from flows.backtest.replay import Past, Replay, Request
 from flows.policy.gate import log_loss, resample_days
@@ -46,13 +45,13 @@ class Worth:
     """One policy in figures.
 
     mean_auc, skill_min  over the months; the mean weighs each month alike
-    worst_week           least of (AUC less the frozen model's) over the weeks, and which week
+    worst_week           least of (AUC less that of the first model, left alone) over the weeks, and which
     retrains, rejected   trainings asked for, and those of them that came to no new champion
     seconds              of fitting, as if the policy had run alone
     regret_auc, regret_loss   mean over the weeks, each alike, of the oracle's AUC less the policy's, and of
                          the policy's log loss less the oracle's. Each week the oracle serves whichever
                          model turns out best in it, by AUC or by log loss, of all that were trained by its
-                         start (one a week, the first and the frozen one), gate or no gate.
+                         start (one a week, and the first one), gate or no gate.
     """
 
     policy: str
@@ -128,9 +127,9 @@ def list_rows(past: Past) -> slice:
     return slice(past.record.find(past.period.since), past.record.find(past.period.until))
 
 
-def find_oracle(past: Past, others: Sequence[ScoredModel]) -> list[tuple[float, float]]:
+def find_oracle(past: Past) -> list[tuple[float, float]]:
     """Return, by week, the best AUC and the least log loss of any model trained by its start."""
-    models = [past.first, *others, *(m for m in past.models.values() if m is not None)]
+    models = [past.first, *(m for m in past.models.values() if m is not None)]
     found = []
     for since, rows in cut_weeks(past):
         told = [
@@ -147,7 +146,7 @@ def find_oracle(past: Past, others: Sequence[ScoredModel]) -> list[tuple[float, 
 def value_policy(
     replay: Replay, past: Past, frozen: Sequence[Stretch], oracle: Sequence[tuple[float, float]]
 ) -> Worth:
-    """Return a policy's worth; `frozen` are the weeks of the model that was never replaced."""
+    """Return a policy's worth; `frozen` are the weeks of the first model, left alone."""
     scores = read_scores(replay, past.record)
     months, weeks = measure_months(scores, past), measure_weeks(scores, past)
     gains = [(w.auc - f.auc, w.since) for w, f in zip(weeks, frozen, strict=True) if np.isfinite(w.auc)]

@@ -12,9 +12,8 @@ def draw_backtest(found: Backtest, file: Path) -> None:
 
     figure = Figure(figsize=(11, 8), layout="constrained")
     weekly, monthly, marks = figure.subplots(3, 1, height_ratios=(4, 4, 0.35 * len(found.worths) + 0.4))
-    for number, worth in enumerate((*found.worths, found.frozen)):
-        color = "0.4" if worth is found.frozen else f"C{number}"
-        style = {"color": color, "linestyle": "--" if worth is found.frozen else "-", "linewidth": 1.2}
+    for number, worth in enumerate(found.worths):
+        style = {"color": f"C{number}", "linewidth": 1.2}
         weekly.plot([w.since for w in worth.weeks], [w.auc for w in worth.weeks], label=worth.policy, **style)
         monthly.plot([m.name for m in worth.months], [m.auc for m in worth.months], marker="o", **style)
     for place, worth in enumerate(reversed(found.worths)):

@@ -71,6 +71,8 @@ def read_record(project: Project) -> Record:
     tables = [t.name for t in problem.raw] + [t.name for t in problem.feature_tables]
     snapshot = lake.current(tables)
     asked = [snapshot.id, until.isoformat(), fingerprint_all(describe_inputs(problem)), problem.feature_names]
+    if lacking := [t.name for t in problem.raw if snapshot.versions[t.name] < 0]:
+        raise _lack_data(project, f"backtest of {problem.name}", f"nothing of {', '.join(lacking)}")
     name = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     file = project.settings.home / "backtest" / f"rows-{name}.parquet"
     if not file.is_file():
@@ -98,12 +100,17 @@ def write_whole(file: Path, frame: pl.DataFrame, told: dict[str, Any]) -> None:
 def require_period(project: Project, record: Record, since: datetime, until: datetime) -> None:
     """Raise NotEnoughData unless there are rows before the period, to learn from, and in it."""
     before, end = record.find(since), record.find(until)
+    if not 0 < before < end:
+        told = f"{before} labelled rows before it and {end - before} in it"
+        what = f"backtest of {project.problem.name} from {since:%Y-%m-%d} to {until:%Y-%m-%d}"
+        raise _lack_data(project, what, told)
+
+
+def _lack_data(project: Project, subject: str, got: str) -> NotEnoughData:
     first, last = (f"{project.local_day(i):%Y-%m-%d}" for i in (project.problem.start, project.problem.end))
-    if 0 < before < end:
-        return
-    raise NotEnoughData(
-        f"backtest of {project.problem.name} from {since:%Y-%m-%d} to {until:%Y-%m-%d}",
-        got=f"{before} labelled rows before it and {end - before} in it",
-        expected="rows to learn from before it, and rows to judge by in it",
+    return NotEnoughData(
+        subject,
+        got=got,
+        expected="rows to learn from before the period, and rows to judge by in it",
         next_step=f"Take the past in first: `perennial backfill {first} {last}`, or name another period.",
     )

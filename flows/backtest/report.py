@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.backtest.measures import Difference, Worth
 from flows.backtest.run import Backtest
+from flows.policy.retraining import DEFAULT
 
 HEAD = (
     *("policy", "mean AUC", "skill min", "worst week", "retrains", "rejected", "fit s"),
@@ -15,8 +16,8 @@ HEAD = (
 
 
 def list_lines(found: Backtest) -> list[tuple[str, ...]]:
-    """Return the table's lines under HEAD, a policy each, and the model that was left alone."""
-    return [_tell_worth(worth) for worth in (*found.worths, found.frozen)]
+    """Return the table's lines under HEAD, a policy each."""
+    return [_tell_worth(worth) for worth in found.worths]
 
 
 def list_remarks(found: Backtest) -> list[str]:
@@ -24,8 +25,8 @@ def list_remarks(found: Backtest) -> list[str]:
     lines = [_tell_difference(worth.policy, one) for worth in found.worths for one in _pick(worth)]
     return [
         *lines,
-        "mean AUC: of the months, each alike. worst week: AUC less the frozen model's.",
-        "frozen: learned from all that was known when the period began, and left alone.",
+        "mean AUC: of the months, each alike.",
+        "worst week: AUC less that of the first model, which learned from all known then, left alone.",
         "regret: to the model that turned out best in each week, of all trained by then, gate or no gate.",
         f"{found.models} models fitted for all policies together; {found.seconds:.0f} s.",
     ]
@@ -40,12 +41,11 @@ def to_json(found: Backtest) -> dict[str, Any]:
         "seconds": round(found.seconds, 1),
         "models": found.models,
         "policies": [_plain(asdict(worth)) for worth in found.worths],
-        "frozen": _plain(asdict(found.frozen)),
     }
 
 
 def _pick(worth: Worth) -> list[Difference]:
-    return [one for one in worth.differences if worth.policy == "combined" and one.other != "frozen"]
+    return [one for one in worth.differences if worth.policy == DEFAULT]
 
 
 def _tell_difference(name: str, one: Difference) -> str:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import numpy as np
+
 from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData, SettingsError
 from flows.backtest.measures import (
@@ -28,16 +30,14 @@ LEARNED_FROM = timedelta(days=56)  # before the period begins, where it is not s
 
 @dataclass(frozen=True)
 class Backtest:
-    """What came of it: each policy's worth, and the frozen model's weeks.
+    """What came of it: each policy's worth.
 
-    frozen   fitted on every label known when the period begins, none held out, and left alone
     models   how many were fitted for all policies together, `seconds` the time that it took
     """
 
     problem: str
     period: Period
     worths: tuple[Worth, ...]
-    frozen: Worth
     models: int
     seconds: float
 
@@ -51,26 +51,24 @@ def run_backtest(
 ) -> Backtest:
     """Replay the policies over the period: by default from two months after the start to the newest data.
 
-    Every policy starts with the same model, as training makes it when the period begins. Raises NotEnoughData
-    if the home does not hold the period, and SettingsError for a policy that is none.
+    Every policy starts with the same model, fitted on all labels known when the period begins. Raises
+    NotEnoughData if the home does not hold the period, and SettingsError for a policy that is none.
     """
     began, chosen = time.perf_counter(), choose_policies(policies)
     record = read_record(project)
     period = period or default_period(project)
     require_period(project, record, period.since, period.until)
-    past, frozen = _prepare(project, record, period, teaching or Teaching(project.build_estimator), jobs)
+    past = _prepare(record, period, teaching or Teaching(project.build_estimator), jobs)
     replays = [replay_policy(policy, past) for policy in chosen]
-    left_alone = Replay("frozen", (Span(frozen, period),), ())
-    weeks = measure_weeks(read_scores(left_alone, record), past)
-    oracle = find_oracle(past, [frozen])
-    worths = {r.policy: value_policy(r, past, weeks, oracle) for r in (*replays, left_alone)}
-    scores = {r.policy: read_scores(r, record) for r in (*replays, left_alone)}
+    scores = {replay.policy: read_scores(replay, record) for replay in replays}
+    frozen = measure_weeks(read_scores(Replay("frozen", (Span(past.first, period),), ()), record), past)
+    oracle = find_oracle(past)
+    worths = {replay.policy: value_policy(replay, past, frozen, oracle) for replay in replays}
     told = tuple(
-        replace(worths[r.policy], differences=compare(r.policy, scores, worths, past)) for r in replays
+        replace(worth, differences=compare(name, scores, worths, past)) for name, worth in worths.items()
     )
     count = 2 + sum(model is not None for model in past.models.values())
-    seconds = time.perf_counter() - began
-    return Backtest(project.problem.name, period, told, worths["frozen"], count, seconds)
+    return Backtest(project.problem.name, period, told, count, time.perf_counter() - began)
 
 
 def choose_policies(names: Sequence[str]) -> list[RetrainPolicy]:
@@ -95,20 +93,28 @@ def default_period(project: Project) -> Period:
     return Period(since, max(since, landed_until(project)))
 
 
-def _prepare(
-    project: Project, record: Record, period: Period, teaching: Teaching, jobs: int
-) -> tuple[Past, ScoredModel]:
+def _prepare(record: Record, period: Period, teaching: Teaching, jobs: int) -> Past:
     decisions = list_decisions(record.problem, period)
     instants = [period.since, *(decision.at for decision in decisions)]
-    whole = replace(teaching, holdout=timedelta(0))
-    frozen = fit_model(record, period.since, whole)
     models = fit_models(record, instants, teaching, jobs)
-    first = models.pop(period.since)
-    if first is None or frozen is None:
+    whole = fit_model(record, period.since, replace(teaching, holdout=timedelta(0)))
+    held = models.pop(period.since)
+    if whole is None or held is None:
         raise NotEnoughData(
             f"backtest of {record.problem.name} from {period.since:%Y-%m-%d}",
             got=f"{record.find(period.since)} rows before it",
             expected=f"{teaching.min_rows} or more, and {teaching.holdout.days} days of newer ones",
             next_step="Begin later, or take in more of the past with `perennial backfill`.",
         )
-    return Past(record, period, first, models, decisions), frozen
+    return Past(record, period, join_first(whole, held), models, decisions)
+
+
+def join_first(whole: ScoredModel, held: ScoredModel) -> ScoredModel:
+    """Return the model that stands when the period begins: it learned from all that was known.
+
+    There is no champion yet that it had to be held against. What the monitor compares with, the newest days,
+    is as the model scored them that did not learn from these.
+    """
+    early = held.scores[: whole.first - held.first]
+    scores = np.concatenate([early, whole.scores])
+    return replace(whole, importance=held.importance, first=held.first, scores=scores)

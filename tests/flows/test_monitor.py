@@ -195,14 +195,14 @@ def test_decay_asks_for_one_retrain_and_says_why(tmp_path, weeks, cause):
     assert cause in payload["reasons"]
 
 
-def test_a_rejected_request_is_not_repeated_in_the_next_window(tmp_path):
-    """While the same version serves on, the next bad window is held by the cooldown."""
+def test_a_rejected_request_is_made_again_in_the_next_bad_window_and_not_before(tmp_path):
+    """While the same version serves on, a week's newer rows may bring a candidate that passes."""
     world = World(tmp_path, [WORTHLESS] * 3)
-    for week in (1, 2, 3):
+    for week in (1, 2, 2, 3, 3):
         findings = world.run(week)
-    assert len(world.events) == 1
+    assert [payload["causes"] for _, payload in world.events] == ["quality"] * 2
+    assert len({payload["window"] for _, payload in world.events}) == 2
     assert findings.trigger.causes == ("quality",)
-    assert not findings.trigger.retrain
 
 
 def test_running_a_window_again_changes_nothing(tmp_path):
