@@ -30,6 +30,7 @@ from services.shadow import Shadow
 from services.wire import Wire
 
 JSON = (b"content-type", b"application/json")
+_encode_lines = msgspec.json.Encoder().encode_lines
 Handler = Callable[[Request], Awaitable[Response]]
 Hook = Callable[[], None]
 
@@ -84,7 +85,7 @@ class PredictionApp:
         """Return the answer to one item or a list of them, as JSON."""
         items, single = await self._read("/predict", receive, self._wire.requests.read)
         rows = [self._wire.to_row(item) for item in items]
-        sent = [msgspec.json.encode(item) for item in items]
+        sent = _encode_lines(items).splitlines()  # each item's JSON, which is one line
         made = await self.engine.ask(rows, sent)
         self._count(made)
         return msgspec.json.encode(made.bodies[0] if single else {"predictions": made.bodies})

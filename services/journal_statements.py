@@ -45,7 +45,8 @@ IN_PERIOD = (
     " AND substr(requested_at, 1, 13) BETWEEN substr(:since, 1, 13) AND substr(:until, 1, 13)"
 )
 _MARKS = f"({', '.join('?' * len(PREDICTION))})"
-_PREDICTIONS = f"INSERT INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
+# All or nothing by the transaction: undoing one statement alone would take a copy of each page it changes.
+_PREDICTIONS = f"INSERT OR ROLLBACK INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
 INSERTS = [_PREDICTIONS + ", ".join([_MARKS] * rows) for rows in range(ROWS + 1)]
 _KNOWN = "(SELECT entity FROM predictions WHERE prediction_id = ?)"
 INSERT_OUTCOME = (
