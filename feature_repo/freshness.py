@@ -29,6 +29,12 @@ class Memo:
 
     __slots__ = ("__weakref__",)
 
+    def __eq__(self, other: object) -> bool:
+        """Two vectors differ by their values, not by this."""
+        return isinstance(other, Memo)
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 class OnlineVector(NamedTuple):
     """Store-backed features of one request; None where there is no value that may be used.

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from feature_repo.freshness import Memo
 from services.bitvectors import MANY, build_bit_vectors
+from services.remembered import Remembered
 
 Rows = Sequence[Mapping[str, Any]]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
@@ -39,7 +39,7 @@ class CompiledTrees:
         self._all = _Encoder(columns, range(len(columns)))
         self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
         self._rest = _Encoder(columns, [i for i, column in enumerate(columns) if column.name not in kept])
-        self._remembered: WeakKeyDictionary[Memo, bytes] = WeakKeyDictionary()
+        self._remembered = Remembered[bytes]()
         self._remembers = self._bits and not rounded and self._kept.places and self._rest.places
 
     def score(self, rows: Rows, memos: Sequence[Memo | None] = ()) -> list[float]:
@@ -48,7 +48,7 @@ class CompiledTrees:
         memos  what stands for each row's columns of `kept`, if they come from elsewhere than the rest and
                more than once: what they make is remembered, as long as they are there
         """
-        if self._remembers and memos and None not in memos:
+        if self._remembers and memos and all([memo is not None for memo in memos]):
             assert self._bits
             recalled = b"".join([self._recall(*one) for one in zip(rows, memos, strict=True)])
             left = np.frombuffer(recalled, self._bits.word).reshape(len(rows), -1)
@@ -72,7 +72,7 @@ class CompiledTrees:
         if left is None:
             assert self._bits
             found: bytes = self._bits.rule_out([self._kept(row)], self._kept.places)[0].tobytes()
-            left = self._remembered[memo] = found
+            left = self._remembered.keep(memo, found)
         return left
 
 

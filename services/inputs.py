@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import contains, itemgetter
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import msgspec
 
 from feature_repo.contract import Problem
-from feature_repo.freshness import Memo, OnlineVector
+from feature_repo.freshness import OnlineVector
+from services.remembered import Remembered
 
 ENOUGH = 0.5  # share of store-backed features that may be missing or expired before a model is not asked
 MARGIN = 0.1  # of the range seen in training, by which a number may lie outside it unflagged
@@ -71,12 +71,12 @@ class Inputs:
         self._pick_asked, self._pick_stored = _build_pick(asked), _build_pick(stored)
         self._numbers = tuple((f["name"], *_read_range(f)) for f in features if f["kind"] != "category")
         self._categories = tuple((f["name"], _read_seen(f)) for f in features if f["kind"] == "category")
-        self._check_asked, self._check_stored = self._build_check(asked), self._build_check(stored)
-        self._fit_together = self._build_check_of_columns()
-        self._remembered: WeakKeyDictionary[Memo, _Stored] = WeakKeyDictionary()
         # A value that the store holds as null was observed to be null; training may have seen none such.
         self._never_null = frozenset(f["name"] for f in features if f.get("null_share") == 0)
         self._nullable = self._stored - self._never_null
+        self._check_asked, self._check_stored = self._build_check(asked), self._build_check(stored)
+        self._fit_together = self._build_check_of_columns()
+        self._remembered = Remembered[_Stored]()
         self._order = {name: place for place, name in enumerate(self.names)}
 
     @property
@@ -204,7 +204,8 @@ class Inputs:
             text = _encode(values)[1:-1].decode() if whole else ""
             fits = self._check_stored(values, vector)
             plain = bool(fits and text and self._asked)
-            known = self._remembered[memo] = _Stored(whole, self._lacks(vector), fits, text, plain)
+            made = _Stored(whole, self._lacks(vector), fits, text, plain)
+            known = self._remembered.keep(memo, made)
         return known
 
     def _build_check(self, names: Collection[str]) -> Callable[[Mapping[str, Any], OnlineVector], bool]:
@@ -213,6 +214,7 @@ class Inputs:
         seen = tuple(_AnyText() if seen is None else seen for name, seen in self._categories if name in names)
         pick_numbers = _build_pick([name for name, *_ in numbers])
         pick_categories = _build_pick([name for name, _ in self._categories if name in names])
+        nullable = self._nullable  # and not self: who is part of a ring is not freed when let go
 
         def check(features: Mapping[str, Any], vector: OnlineVector) -> bool:
             if vector.missing or vector.expired:
@@ -220,7 +222,7 @@ class Inputs:
             try:
                 for value, (name, low, high) in zip(pick_numbers(features), numbers, strict=True):
                     if value is None:
-                        if name not in self._nullable or name not in vector.values:
+                        if name not in nullable or name not in vector.values:
                             return False
                     elif not low <= value <= high:
                         return False
