@@ -48,7 +48,7 @@ class CompiledTrees:
         memos  what stands for each row's columns of `kept`, if they come from elsewhere than the rest and
                more than once: what they make is remembered, as long as they are there
         """
-        if self._remembers and memos and all([memo is not None for memo in memos]):
+        if self._remembers and any([memo is not None for memo in memos]):
             assert self._bits
             recalled = b"".join([self._recall(*one) for one in zip(rows, memos, strict=True)])
             left = np.frombuffer(recalled, self._bits.word).reshape(len(rows), -1)
@@ -68,11 +68,11 @@ class CompiledTrees:
         return probabilities
 
     def _recall(self, row: Mapping[str, Any], memo: Any) -> bytes:
-        left = self._remembered.get(memo)
+        left = self._remembered.get(memo)  # nothing is remembered of no memo
         if left is None:
             assert self._bits
             found: bytes = self._bits.rule_out([self._kept(row)], self._kept.places)[0].tobytes()
-            left = self._remembered.keep(memo, found)
+            left = found if memo is None else self._remembered.keep(memo, found)
         return left
 
 
