@@ -20,6 +20,22 @@ from feature_repo.online_tables import MICROSECOND, to_microseconds
 NEVER = 2**63  # microseconds since 1970
 
 
+class Memo:
+    """Stands for the values that are held of a key, for as long as they are.
+
+    A reader that remembers what it made of them does so by this, weakly: what it made is gone with the
+    values, and with the reader.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __eq__(self, other: object) -> bool:
+        """Two vectors differ by their values, not by this."""
+        return isinstance(other, Memo)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 class OnlineVector(NamedTuple):
     """Store-backed features of one request; None where there is no value that may be used.
 
@@ -27,7 +43,7 @@ class OnlineVector(NamedTuple):
     expired   feature -> age in seconds, older than its view's `ttl`; negative: from after the request
     stamps    view -> microseconds since 1970 of the row that it holds, expired or not
     at        the instant of the request, in microseconds since 1970
-    memo      what readers made of just these values, by reader; None if the values are this request's alone
+    memo      stands for just these values to who remembers them; None if they are this request's alone
     """
 
     values: Mapping[str, Any]
@@ -35,7 +51,7 @@ class OnlineVector(NamedTuple):
     expired: dict[str, float]
     stamps: Mapping[str, int] = MappingProxyType({})
     at: int = 0
-    memo: dict[Any, Any] | None = None
+    memo: Memo | None = None
 
     @property
     def ages(self) -> dict[str, float]:
@@ -50,7 +66,7 @@ class Held(NamedTuple):
     missing  features of tables that have no row
     stamps   view -> microseconds since 1970 of its row, of each other table
     since    from here until `until`, no row is expired
-    memo     what readers made of the values: kept with them, and gone with them
+    memo     stands for these values to who remembers them
     """
 
     values: Mapping[str, Any]
@@ -58,7 +74,7 @@ class Held(NamedTuple):
     stamps: Mapping[str, int]
     since: int
     until: int
-    memo: dict[Any, Any]
+    memo: Memo
 
 
 class Freshness:
@@ -86,7 +102,7 @@ class Freshness:
         there = {name: (stamp, stamp + ttl) for (name, _, ttl), stamp in rows if stamp is not None}
         since = max((first for first, _ in there.values()), default=0)
         until = min((last for _, last in there.values()), default=NEVER)
-        return Held(held, missing, {name: first for name, (first, _) in there.items()}, since, until, {})
+        return Held(held, missing, {name: first for name, (first, _) in there.items()}, since, until, Memo())
 
     def judge(self, held: Held, at: datetime) -> OnlineVector:
         """Return what may be used of some rows at an instant."""

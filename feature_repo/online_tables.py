@@ -132,8 +132,11 @@ class OnlineTables:
         connection, asked = self.connect(), list(map(tuple, keys))
         kept = self._find_kept(query, connection)
         try:
-            vectors = [kept.get(row) or query.run(connection, row) for row in asked]
-            kept.update(zip(asked, vectors, strict=True))
+            vectors = [kept.get(row) for row in asked]
+            for place, found in enumerate(vectors):
+                if found is None:
+                    row = asked[place]
+                    vectors[place] = kept[row] = query.run(connection, row)
             return vectors
         except sqlite3.OperationalError:
             rest = query.without_absent(connection)

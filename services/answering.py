@@ -150,10 +150,11 @@ class Answering:
             frame = _Few([_to_series(name, kind, [row[name] for row in rows]) for name, kind in fields])
             computed = self._problem.add_request_features(frame)
             names = [name for name in self._asked if name in computed]
-            columns = zip(*(computed[name].to_list() for name in names), strict=True)
-            return [
-                {**row, **dict(zip(names, new, strict=True))} for row, new in zip(rows, columns, strict=True)
-            ]
+            made = [{**row} for row in rows]
+            for name in names:
+                for row, value in zip(made, computed[name].to_list(), strict=True):
+                    row[name] = value
+            return made
 
         return self.circuits.call("request features", compute, without)
 
@@ -188,17 +189,17 @@ class Answering:
         entity_name, instant_name = self._problem.entity, self._problem.decided_at
         ids = make_ids(now, len(rows))
         for row, answer, request, identity in zip(rows, answers, requests, ids, strict=True):
-            entity, decided = row[entity_name], row[instant_name]
-            flags = [_tell(flag) for flag in answer.flags]
-            asked = request.decode()
+            entity, decided, asked = row[entity_name], row[instant_name], request.decode()
+            score, served_by, reason, version, found, _, told = answer
+            flags = [_tell(flag) for flag in found] if found else []
             made.bodies.append(
                 {
                     "prediction_id": identity,
                     entity_name: entity,
-                    "probability": answer.score,
-                    "model_version": answer.model_version,
-                    "served_by": answer.served_by,
-                    "reason": answer.reason,
+                    "probability": score,
+                    "model_version": version,
+                    "served_by": served_by,
+                    "reason": reason,
                     "flags": flags,
                     "requested_at": decided,
                 }
@@ -209,11 +210,11 @@ class Answering:
                     entity,
                     format_instant(decided),
                     received,
-                    answer.model_version,
-                    answer.served_by,
-                    answer.reason,
-                    answer.score,
-                    answer.told,
+                    version,
+                    served_by,
+                    reason,
+                    score,
+                    told,
                     _encode(flags).decode() if flags else "[]",
                     asked,
                 )

@@ -31,6 +31,7 @@ from services.shadow import Shadow
 from services.wire import Wire
 
 JSON = (b"content-type", b"application/json")
+_encode_lines = msgspec.json.Encoder().encode_lines
 Handler = Callable[[Request], Awaitable[Response]]
 Hook = Callable[[], None]
 
@@ -88,7 +89,7 @@ class PredictionApp:
         rows = [self._wire.to_row(item) for item in items]
         if pin:
             rows = [{**row, PIN: pin} for row in rows]
-        sent = [msgspec.json.encode(item) for item in items]
+        sent = _encode_lines(items).splitlines()  # each item's JSON, which is one line
         made = await self.engine.ask(rows, sent)
         self._count(made)
         return msgspec.json.encode(made.bodies[0] if single else {"predictions": made.bodies})

@@ -44,11 +44,11 @@ class BitVectors:
     ):
         width = next(width for width in WORDS if max(map(len, leaves)) <= width)
         word = WORDS[width]
-        self._base, self._word = base, word
+        self._base, self.word = base, word
         self._leaves = np.zeros((len(leaves), width))
         for tree, values in enumerate(leaves):
             self._leaves[tree, : len(values)] = values
-        self._trees = np.arange(len(leaves)) * width  # where each one's leaves begin
+        self._trees = np.arange(len(leaves)) * width - 127  # where each one's leaves begin; see _add_up
         full = word(2**width - 1)
         tables, self._starts, self._nulls = [], list[int](), list[int]()
         self._thresholds: list[list[float]] = []
@@ -79,21 +79,26 @@ class BitVectors:
         self._parts = list(zip(self._starts, self._nulls, self._thresholds, self.categories, strict=True))
         self._splitting = {split.feature for split in splits}
 
-    def score(self, rows: Rows, features: Sequence[int] | None = None, left: Any = None) -> list[float]:
+    def score(self, rows: Any, features: Sequence[int] | None = None, left: Any = None) -> list[float]:
         """Return the probability of each row of numbers and codes; null is None or not a number.
 
+        rows            a list a row; or, of MANY and more, an array of floats: a column after the other
         features, left  if the rows hold only these features: what `rule_out` gave for the others
         """
         mine = self.rule_out(rows, range(len(self._starts)) if features is None else features)
         return self._add_up(mine if left is None else mine & left)
 
-    def rule_out(self, rows: Rows, features: Sequence[int]) -> Any:
+    def rule_out(self, rows: Any, features: Sequence[int]) -> Any:
         """Return the leaves left by some features, of which alone the rows are: a word a row and tree."""
-        return self._rule_out_each(rows, features) if len(rows) < MANY else self._rule_out_all(rows, features)
+        if isinstance(rows, np.ndarray):
+            return self._rule_out_all(rows, features)
+        if len(rows) < MANY:
+            return self._rule_out_each(rows, features)
+        return self._rule_out_all(np.array(np.array(rows, dtype=np.float64).T, order="C"), features)
 
     def _add_up(self, left: Any) -> list[float]:
-        lowest = left & (~left + self._word(1))
-        reached = (lowest.astype(np.float64).view(np.int64) >> 52) - 1023  # the exponent: its one bit's place
+        lowest = left & (~left + self.word(1))
+        reached = lowest.astype(np.float32).view(np.int32) >> 23  # the exponent: its one bit's place, and 127
         # One after the other, whatever the number of rows: the same sum to the last bit.
         sums = np.cumsum(self._leaves.take(reached + self._trees), axis=1)[:, -1]
         return [1.0 / (1.0 + math.exp(-total)) for total in (sums + self._base).tolist()]
@@ -114,9 +119,8 @@ class BitVectors:
         )
         return np.bitwise_and.reduce(self._table[places], axis=1)
 
-    def _rule_out_all(self, rows: Rows, features: Sequence[int]) -> Any:
-        """Do so a feature at a time."""
-        columns = np.array(np.array(rows, dtype=np.float64).T, order="C")
+    def _rule_out_all(self, columns: Any, features: Sequence[int]) -> Any:
+        """Do so a feature at a time; what is null becomes 0 in the columns."""
         null = np.isnan(columns)
         places = np.empty(columns.shape, dtype=np.intp)
         for place, feature in enumerate(features):

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from services.bitvectors import build_bit_vectors
+from feature_repo.freshness import Memo
+from services.bitvectors import MANY, build_bit_vectors
+from services.remembered import Remembered
 
 Rows = Sequence[Mapping[str, Any]]
-Memo = dict[Any, Any]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
 ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
 EXACT = ("HistGradientBoostingClassifier",)
@@ -38,18 +39,22 @@ class CompiledTrees:
         self._all = _Encoder(columns, range(len(columns)))
         self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
         self._rest = _Encoder(columns, [i for i, column in enumerate(columns) if column.name not in kept])
+        self._remembered = Remembered[bytes]()
         self._remembers = self._bits and not rounded and self._kept.places and self._rest.places
 
     def score(self, rows: Rows, memos: Sequence[Memo | None] = ()) -> list[float]:
         """Return the probability of the second class for each row of named inputs.
 
-        memos  where to remember what the columns of `kept` make of each row, if they come from elsewhere
-               than the rest and more than once
+        memos  what stands for each row's columns of `kept`, if they come from elsewhere than the rest and
+               more than once: what they make is remembered, as long as they are there
         """
-        if self._remembers and memos and None not in memos:
-            left = np.array([self._recall(*one) for one in zip(rows, memos, strict=True)])
+        if self._remembers and any([memo is not None for memo in memos]):
             assert self._bits
-            return self._bits.score([self._rest(row) for row in rows], self._rest.places, left)
+            recalled = b"".join([self._recall(*one) for one in zip(rows, memos, strict=True)])
+            left = np.frombuffer(recalled, self._bits.word).reshape(len(rows), -1)
+            many = len(rows) >= MANY
+            rest = self._rest.to_columns(rows) if many else [self._rest(row) for row in rows]
+            return self._bits.score(rest, self._rest.places, left)
         encoded = [self._all(row) for row in rows]
         if self._bits and not self._rounded:
             return self._bits.score(encoded)
@@ -62,11 +67,12 @@ class CompiledTrees:
         probabilities: list[float] = scores.reshape(len(rows), -1)[:, -1].tolist()
         return probabilities
 
-    def _recall(self, row: Mapping[str, Any], memo: Any) -> Any:
-        left = memo.get(self)
+    def _recall(self, row: Mapping[str, Any], memo: Any) -> bytes:
+        left = self._remembered.get(memo)  # nothing is remembered of no memo
         if left is None:
             assert self._bits
-            left = memo[self] = self._bits.rule_out([self._kept(row)], self._kept.places)[0]
+            found: bytes = self._bits.rule_out([self._kept(row)], self._kept.places)[0].tobytes()
+            left = found if memo is None else self._remembered.keep(memo, found)
         return left
 
 
@@ -87,6 +93,13 @@ class _Encoder:
         self._codes = [(place, c.codes) for place, c in enumerate(taken) if c.codes is not None]
         self._names = names = [column.name for column in taken]
         self._pick = itemgetter(*names) if len(names) > 1 else None
+
+    def to_columns(self, rows: Rows) -> Any:
+        """Return many rows' numbers and codes as floats, a column after the other."""
+        columns: list[list[Any]] = [[row[name] for row in rows] for name in self._names]
+        for place, codes in self._codes:
+            columns[place] = [codes.get(value, math.nan) for value in columns[place]]
+        return np.array(columns, dtype=np.float64)
 
     def __call__(self, row: Mapping[str, Any]) -> list[Any]:
         values = list(self._pick(row)) if self._pick else [row[name] for name in self._names]

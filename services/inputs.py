@@ -1,7 +1,8 @@
 """What a model takes, as training saw it: gathers its inputs, finds each that it does not know. Pure.
 
 Made once a version from its contract; a request's check costs a few microseconds. What only depends on the
-values that the store holds of a key is found once, and remembered with these (a vector's memo).
+values that the store holds of a key is found once, and remembered for as long as both are there: the version
+and these values. What is asked together is checked together, a column at a time.
 """
 
 import math
@@ -14,6 +15,7 @@ import msgspec
 
 from feature_repo.contract import Problem
 from feature_repo.freshness import OnlineVector
+from services.remembered import Remembered
 
 ENOUGH = 0.5  # share of store-backed features that may be missing or expired before a model is not asked
 MARGIN = 0.1  # of the range seen in training, by which a number may lie outside it unflagged
@@ -39,12 +41,22 @@ class _Stored(NamedTuple):
     starved  too many have no usable value
     fits     all that the model takes is known to it
     text     these as JSON, without the braces
+    plain    all of this is so: nothing but the request is left to look at
     """
 
     whole: bool
     starved: bool
     fits: bool
     text: str
+    plain: bool
+
+
+class Taken(NamedTuple):
+    """What a model is asked of one row: its inputs by name, what it does not know of them, these as JSON."""
+
+    features: dict[str, Any]
+    flags: tuple[Flag, ...]
+    told: str
 
 
 class Inputs:
@@ -59,10 +71,12 @@ class Inputs:
         self._pick_asked, self._pick_stored = _build_pick(asked), _build_pick(stored)
         self._numbers = tuple((f["name"], *_read_range(f)) for f in features if f["kind"] != "category")
         self._categories = tuple((f["name"], _read_seen(f)) for f in features if f["kind"] == "category")
-        self._check_asked, self._check_stored = self._build_check(asked), self._build_check(stored)
         # A value that the store holds as null was observed to be null; training may have seen none such.
         self._never_null = frozenset(f["name"] for f in features if f.get("null_share") == 0)
         self._nullable = self._stored - self._never_null
+        self._check_asked, self._check_stored = self._build_check(asked), self._build_check(stored)
+        self._fit_together = self._build_check_of_columns()
+        self._remembered = Remembered[_Stored]()
         self._order = {name: place for place, name in enumerate(self.names)}
 
     @property
@@ -75,6 +89,37 @@ class Inputs:
         """Return a problem's inputs without what any training saw of them."""
         told = [{"name": f.name, "kind": f.kind, "source": f.source} for f in problem.features]
         return cls({"features": told})
+
+    def take(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        vectors: Sequence[OnlineVector],
+        calendar: Collection[str] = (),
+    ) -> list[Taken]:
+        """Do for each row what `gather`, `find_flags` and `tell` do, for all together."""
+        try:
+            picked = [*map(self._pick_asked, rows)]
+        except KeyError:
+            picked = []
+        if not (picked and self._fit_together([*zip(*picked, strict=True)])):
+            return [self._take_alone(*one, calendar) for one in zip(rows, vectors, strict=True)]
+        asked = [dict(zip(self._asked, one, strict=True)) for one in picked]
+        texts = _encode_lines(asked).decode().split("\n")  # one each, and nothing after the last
+        taken = []
+        for row, vector, mine, text in zip(rows, vectors, asked, texts, strict=False):
+            known = self._recall(vector)
+            if known and known.plain:  # nearly always
+                taken.append(Taken({**vector.values, **mine}, (), f"{{{known.text},{text[1:]}"))
+            else:
+                taken.append(self._take_alone(row, vector, calendar))
+        return taken
+
+    def _take_alone(
+        self, row: Mapping[str, Any], vector: OnlineVector, calendar: Collection[str] = ()
+    ) -> Taken:
+        features = self.gather(row, vector)
+        flags = self.find_flags(features, vector, calendar)
+        return Taken(features, flags, self.tell(features, vector))
 
     def gather(self, row: Mapping[str, Any], vector: OnlineVector) -> dict[str, Any]:
         """Return the model's inputs by name: what the store holds, then what the request says."""
@@ -144,7 +189,7 @@ class Inputs:
     def tell(self, features: Mapping[str, Any], vector: OnlineVector) -> str:
         """Return the inputs that `gather` made as JSON; those of the store are put in words once."""
         known = self._recall(vector)
-        if not known or not (known.whole and known.fits and known.text and self._asked):
+        if not known or not known.plain:
             return _encode(features).decode()
         told = _encode(dict(zip(self._asked, self._pick_asked(features), strict=True))).decode()
         return f"{{{known.text},{told[1:]}"
@@ -153,12 +198,14 @@ class Inputs:
         memo = vector.memo
         if memo is None:
             return None
-        known: _Stored | None = memo.get(self)
+        known = self._remembered.get(memo)
         if known is None:
             whole, values = vector.values.keys() == self._stored, vector.values
             text = _encode(values)[1:-1].decode() if whole else ""
-            known = _Stored(whole, self._lacks(vector), self._check_stored(values, vector), text)
-            memo[self] = known
+            fits = self._check_stored(values, vector)
+            plain = bool(fits and text and self._asked)
+            made = _Stored(whole, self._lacks(vector), fits, text, plain)
+            known = self._remembered.keep(memo, made)
         return known
 
     def _build_check(self, names: Collection[str]) -> Callable[[Mapping[str, Any], OnlineVector], bool]:
@@ -167,6 +214,7 @@ class Inputs:
         seen = tuple(_AnyText() if seen is None else seen for name, seen in self._categories if name in names)
         pick_numbers = _build_pick([name for name, *_ in numbers])
         pick_categories = _build_pick([name for name, _ in self._categories if name in names])
+        nullable = self._nullable  # and not self: who is part of a ring is not freed when let go
 
         def check(features: Mapping[str, Any], vector: OnlineVector) -> bool:
             if vector.missing or vector.expired:
@@ -174,12 +222,29 @@ class Inputs:
             try:
                 for value, (name, low, high) in zip(pick_numbers(features), numbers, strict=True):
                     if value is None:
-                        if name not in self._nullable or name not in vector.values:
+                        if name not in nullable or name not in vector.values:
                             return False
                     elif not low <= value <= high:
                         return False
                 return all(map(contains, seen, pick_categories(features)))
             except (KeyError, TypeError):  # what is not there, or no number
+                return False
+
+        return check
+
+    def _build_check_of_columns(self) -> Callable[[Sequence[Sequence[Any]]], bool]:
+        """Return what says whether all of the request's inputs of many rows are there and known."""
+        place = {name: i for i, name in enumerate(self._asked)}
+        numbers = [(place[name], low, high) for name, low, high in self._numbers if name in place]
+        seen = [(place[name], known) for name, known in self._categories if name in place]
+        some = [(i, _AnyText() if known is None else known) for i, known in seen]
+
+        def check(columns: Sequence[Sequence[Any]]) -> bool:
+            try:
+                return all(
+                    all([low <= value <= high for value in columns[i]]) for i, low, high in numbers
+                ) and all(all([value in known for value in columns[i]]) for i, known in some)
+            except TypeError:  # what is no number
                 return False
 
         return check
@@ -193,6 +258,7 @@ class Inputs:
 
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class _AnyText:

@@ -47,7 +47,8 @@ IN_PERIOD = (
 # What grows with each row of a table, and the instant that the row is about.
 NEWS = {"outcomes": ("outcome_id", "observed_at"), "predictions": ("rowid", "requested_at")}
 _MARKS = f"({', '.join('?' * len(PREDICTION))})"
-_PREDICTIONS = f"INSERT INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
+# All or nothing by the transaction: undoing one statement alone would take a copy of each page it changes.
+_PREDICTIONS = f"INSERT OR ROLLBACK INTO predictions ({', '.join(PREDICTION)}) VALUES "  # noqa: S608
 INSERTS = [_PREDICTIONS + ", ".join([_MARKS] * rows) for rows in range(ROWS + 1)]
 _KNOWN = "(SELECT entity FROM predictions WHERE prediction_id = ?)"
 INSERT_OUTCOME = (

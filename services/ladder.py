@@ -129,13 +129,12 @@ def climb(
             reason = rungs.reason if name == "champion" and scorer is None else reason
             continue
         inputs, asked = scorer.inputs, [vectors[i] for i in waiting]
-        gathered = [inputs.gather(rows[i], vectors[i]) for i in waiting]
-        flags = [inputs.find_flags(*one, calendar) for one in zip(gathered, asked, strict=True)]
+        taken = inputs.take([rows[i] for i in waiting], asked, calendar)
+        gathered = [one.features for one in taken]
         scores, trouble = _ask(scorer, gathered, asked, circuits, rungs.without)
-        for i, score, flagged, features in zip(waiting, scores, flags, gathered, strict=True):
+        for i, score, (features, flags, told) in zip(waiting, scores, taken, strict=True):
             if score is not None:
-                told = inputs.tell(features, vectors[i])
-                answers[i] = Answer(score, name, reason, scorer.version, flagged, features, told)
+                answers[i] = Answer(score, name, reason, scorer.version, flags, features, told)
         waiting = [i for i in waiting if answers[i] is None]
         if waiting and reason == "ok":
             reason = f"champion_{trouble}"
@@ -200,6 +199,6 @@ def _score_alone(scorer: Scorer, row: dict[str, Any], vector: OnlineVector) -> f
 
 def _predict(scorer: Scorer, rows: list[dict[str, Any]], vectors: Sequence[OnlineVector]) -> list[float]:
     scores = [float(score) for score in scorer.predict(rows, vectors)]
-    if len(scores) != len(rows) or not all(0 <= score <= 1 for score in scores):
+    if len(scores) != len(rows) or not all([0 <= score <= 1 for score in scores]):
         raise ValueError(f"scores that are no probabilities: {scores[:3]}")
     return scores

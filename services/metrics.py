@@ -160,15 +160,9 @@ class Metrics:
 
     def note_vectors(self, vectors: Sequence[OnlineVector]) -> None:
         """Count how old the rows were that a request met, expired or not: once a view."""
-        oldest: dict[str, int] = {}
-        for vector in vectors:
-            at = vector.at
-            for view, stamp in vector.stamps.items():
-                age = at - stamp
-                if age >= oldest.setdefault(view, 0):
-                    oldest[view] = age
-        for view, age in oldest.items():
-            self.ages.labels(view).observe(age / 1e6)
+        for view in {view for vector in vectors for view in vector.stamps}:
+            ages = [vector.at - vector.stamps[view] for vector in vectors if view in vector.stamps]
+            self.ages.labels(view).observe(max(0, *ages) / 1e6)
 
     def note_serving(self, old: Sequence[str | None], new: Sequence[str | None]) -> None:
         """Count a swap and show the versions that serve now."""

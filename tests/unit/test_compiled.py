@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from feature_repo.freshness import Memo
 from services.compiled import compile_estimator
 from tests.packages import draw_rows, fit_estimator
 from tests.toy import TOY
@@ -133,11 +134,11 @@ def test_what_a_keys_columns_make_is_remembered_and_the_scores_stay_the_same() -
     rows = [
         {**row, **dict(zip(kept, shops[i % 4], strict=True))} for i, row in enumerate(to_rows(inputs)[:200])
     ]
-    memos: list[dict] = [{} for _ in shops]
+    memos = [Memo() for _ in shops]
     asked = [memos[i % 4] for i in range(len(rows))]
     plain = compiled.score(rows)
     assert [compiled.score([row], [memo])[0] for row, memo in zip(rows, asked, strict=True)] == plain
-    assert all(list(memo) == [compiled] for memo in memos)
+    assert len(compiled._remembered) == len(memos)
     assert compiled.score(rows, asked) == plain
     # What was remembered is what is used.
     swapped = compiled.score(rows, [memos[(i + 1) % 4] for i in range(len(rows))])
@@ -150,6 +151,6 @@ def test_trees_on_nothing_but_a_keys_columns_remember_nothing() -> None:
     inputs = draw_rows(TOY, 500)
     compiled = compile_estimator(fit_estimator(TOY, inputs), TOY.feature_names, TOY.feature_names)
     assert compiled is not None
-    memo: dict = {}
+    memo = Memo()
     assert compiled.score(to_rows(inputs)[:20], [memo] * 20) == compiled.score(to_rows(inputs)[:20])
-    assert not memo
+    assert not compiled._remembered

@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.freshness import OnlineVector
+from feature_repo.freshness import Memo, OnlineVector
 from services.inputs import Inputs
 
 CONTRACT = {
@@ -29,7 +29,7 @@ def test_a_remembered_key_is_judged_as_a_new_one_is(rows: list, values: dict, mi
     """Features, flags, their text and whether the row is starved, over whatever a store may hold."""
     inputs = Inputs(CONTRACT)
     held = {**values, **dict.fromkeys(missing)}
-    anew, kept = (OnlineVector(held, tuple(sorted(missing)), {}, memo=memo) for memo in (None, {}))
+    anew, kept = (OnlineVector(held, tuple(sorted(missing)), {}, memo=memo) for memo in (None, Memo()))
     before = dict(held)
     for row in rows:
         for calendar in ((), ("hour",)):
@@ -48,7 +48,7 @@ def test_a_remembered_key_is_judged_as_a_new_one_is(rows: list, values: dict, mi
 def test_two_contracts_share_a_key_and_not_what_they_make_of_it() -> None:
     """What one has seen in training is no matter of the other."""
     wider = {"features": [{**f, "max": 100.0} if f["name"] == "busy" else f for f in CONTRACT["features"]]}
-    vector = OnlineVector({"calm": 0.5, "busy": 50.0, "mood": "low"}, (), {}, memo={})
+    vector = OnlineVector({"calm": 0.5, "busy": 50.0, "mood": "low"}, (), {}, memo=Memo())
     row = {"hour": 3.0, "place": "a"}
     for _ in range(2):
         found = [i.find_flags(i.gather(row, vector), vector) for i in (Inputs(CONTRACT), Inputs(wider))]
