@@ -22,6 +22,7 @@ from flows.cli_help import teach
 from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
+from flows.cli_release import add_commands as add_releases
 from flows.cli_replay import compact, replay_app
 from flows.cli_replicas import app as replicas
 from flows.cli_status import status
@@ -115,22 +116,6 @@ def demo(ctx: typer.Context) -> None:
     from flows.demo import run
 
     raise typer.Exit(0 if run(ctx.obj) else 1)
-
-
-@app.command()
-def promote(
-    ctx: typer.Context,
-    version: Annotated[int, typer.Argument(min=1, help="The model version, as MLflow numbers it.")],
-    reason: Reason = "by hand",
-) -> None:
-    """Make a model version the champion; the service follows within a second or two."""
-    _run_flow(ctx.obj, "flows.release:promote", version=version, reason=reason)
-
-
-@app.command()
-def rollback(ctx: typer.Context, reason: Reason = "by hand") -> None:
-    """Make the previous model version the champion again."""
-    _run_flow(ctx.obj, "flows.release:rollback", reason=reason)
 
 
 @app.command()
@@ -228,6 +213,7 @@ def example(ctx: typer.Context) -> None:
     print(json.dumps(example_request(ctx.obj), indent=1))
 
 
+add_releases(app)
 app.command()(features)
 app.command()(quality)
 app.add_typer(quarantine, name="quarantine")
