@@ -376,8 +376,8 @@ def _show(console: Console, settings: Settings, story: Story) -> None:
         console.print(
             f"swap               {s['kind']}: version {s['from']} -> {s['to']}, every worker in {took}"
         )
-    for report in story.reports:
-        console.print(f"drift report       {report}")
+    for path in story.reports:
+        console.print(f"drift report       {path}")
     console.print(f"took               {story.seconds:.0f} s")
     for what in story.missing():
         console.print(f"[red]did not happen: {what}[/red]")
