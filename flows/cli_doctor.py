@@ -45,8 +45,9 @@ def doctor(
         good = good and score.least >= at_least
         told |= walk.describe(score, checklist)
         if not as_json:
-            console.print(walk.draw_answers(checklist, "Production checklist"))
-            console.print(walk.draw_answers(score.answers, "ML Test Score"))
+            for answers, title in ((checklist, "Production checklist"), (score.answers, "ML Test Score")):
+                for line in walk.draw_answers(answers, title):
+                    console.print(line, highlight=False, soft_wrap=True)
             console.print(walk.draw_score(score), highlight=False, soft_wrap=True)
     if as_json:
         print(json.dumps(told, indent=1))

@@ -45,6 +45,7 @@ EXAMPLES = {
     "train": ("train --until 2013-03-01", "train --reason 'a new feature'"),
     "promote": ("promote 3 --reason 'it is the better one'",),
     "rollback": ("rollback --reason 'complaints'",),
+    "history": ("history", "history --at 2026-03-01T12:00"),
     "restate": ("restate 2013-02-01 2013-02-08",),
     "backfill-features": (
         "backfill-features airport_daily",

@@ -7,6 +7,7 @@ A day's batches land at once; the features of each hour are put online, and traf
 import os
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -14,11 +15,12 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from feature_repo.errors import PerennialError, StackError
 from feature_repo.settings import Settings
 from flows.played import Rows, await_retrain, play_hours, without_heartbeat
+from flows.progress import report, showing
 from flows.quiet import QUIET
 
 if TYPE_CHECKING:
@@ -102,7 +104,9 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
 
     os.environ.update({**build_environment(settings), **QUIET})
     began = time.monotonic()
-    with _progress(console) as progress:
+    # Bars in a terminal; elsewhere a line every few seconds.
+    lines = nullcontext() if console.is_terminal else showing("demo", settings.home)
+    with lines, _progress(console) as progress:
         start = progress.add_task("starting the stack", total=None)
         with running_stack(settings), without_heartbeat():
             progress.update(start, total=1, completed=1)
@@ -124,7 +128,7 @@ def _tell(settings: Settings, script: Script, progress: Progress, console: Conso
         project,
         script.first_day,
         script.backfill_until,
-        lambda done, total: progress.update(bar, completed=done, total=total),
+        lambda done, total: _show_backfill(progress, bar, done, total),
     )
     _count_batches(story, manifests)
     step = progress.add_task("train and promote the first model", total=1)
@@ -150,6 +154,11 @@ def _tell(settings: Settings, script: Script, progress: Progress, console: Conso
     return story
 
 
+def _show_backfill(progress: Progress, bar: TaskID, done: int, total: int) -> None:
+    progress.update(bar, completed=done, total=total)
+    report(done, total, "days taken in")
+
+
 def _replay(
     project: "Project", script: Script, story: Story, load: "Load", progress: Progress, console: Console
 ) -> None:
@@ -158,6 +167,7 @@ def _replay(
     day, last = script.backfill_until, script.last_day
     while day <= last:
         progress.update(bar, description=f"replay {day}")
+        report(story.days, days, f"replay {day}")
         asked = replay_day(project, day, script, story, load)
         story.days += 1
         progress.advance(bar)
@@ -309,8 +319,8 @@ def _show(console: Console, settings: Settings, story: Story) -> None:
         console.print(
             f"swap               {s['kind']}: version {s['from']} -> {s['to']}, every worker in {took}"
         )
-    for report in story.reports:
-        console.print(f"drift report       {report}")
+    for path in story.reports:
+        console.print(f"drift report       {path}")
     console.print(f"took               {story.seconds:.0f} s")
     for what in story.missing():
         console.print(f"[red]did not happen: {what}[/red]")

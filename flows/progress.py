@@ -18,6 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 LINE_SECONDS = 5.0  # from one line to the next, where the output is no terminal
+SLOWER = 12  # lines in the time so far, at most: what takes long says so less often
+# Seconds that work takes the first time, on two cores with nothing else to do; roughly.
+FIRST = {"demo": 600.0, "backfill": 90.0, "retrain": 45.0, "hourly-ingest": 10.0, "doctor": 15.0}
 MANY = 10  # steps that say more about the rest than the last time does
 KEPT = "timings.json"  # under the home
 
@@ -85,7 +88,7 @@ def tell_seconds(seconds: float) -> str:
 def showing(name: str, home: Path, console: Console | None = None) -> Iterator[Gauge]:
     """Show how far the work inside the block is, and keep how long it took if it ends well."""
     console = console or Console(stderr=True)
-    gauge = Gauge(name, read_timings(home).get(name))
+    gauge = Gauge(name, read_timings(home).get(name, FIRST.get(name)))
     _listeners.append(gauge.note)
     try:
         with _drawing(gauge, console) if console.is_terminal else _saying(gauge, sys.stderr.write):
@@ -104,22 +107,25 @@ def _drawing(gauge: Gauge, console: Console) -> Iterator[None]:
     def draw() -> None:
         bar.update(task, completed=gauge.done, total=gauge.total or None, told=gauge.tell())
 
-    with bar, _every(0.25, draw):
+    with bar, _every(lambda: 0.25, draw):
         yield
 
 
 @contextlib.contextmanager
 def _saying(gauge: Gauge, write: Callable[[str], object]) -> Iterator[None]:
-    with _every(LINE_SECONDS, lambda: write(f"{gauge.name}: {gauge.tell()}\n")):
+    def wait() -> float:
+        return max(LINE_SECONDS, gauge.took / SLOWER)
+
+    with _every(wait, lambda: write(f"{gauge.name}: {gauge.tell()}\n")):
         yield
 
 
 @contextlib.contextmanager
-def _every(seconds: float, act: Callable[[], object]) -> Iterator[None]:
+def _every(seconds: Callable[[], float], act: Callable[[], object]) -> Iterator[None]:
     over = threading.Event()
 
     def repeat() -> None:
-        while not over.wait(seconds):
+        while not over.wait(seconds()):
             act()
 
     thread = threading.Thread(target=repeat, name="progress", daemon=True)

@@ -58,6 +58,19 @@ def find_loop(sources: Sources) -> Finding:
     return Finding(True, f"{told} came of what was served", str(sources.settings.home / "lake"))
 
 
+def find_beside(sources: Sources) -> Finding:
+    """Look whether a version ever stood beside the champion: as a rollout, or scored and not heard."""
+    from flows.release_state import ReleaseState
+
+    path = sources.settings.home / "releases"
+    known = ReleaseState(sources.settings.home).rollouts() if path.is_dir() else []
+    if not known:
+        return counted("perennial_shadow_scores_total", positive=True)(sources)
+    last = known[-1]
+    told = f"version {last.version} beside {last.baseline} from {last.opened_at[:19]}: {last.state}"
+    return Finding(True, told, str(path / "releases.db"))
+
+
 def find_drill(sources: Sources) -> Finding:
     """Look whether the drill on this home noticed and healed every failure that it injected."""
     path = sources.settings.home / "drill" / "drill.json"
@@ -113,7 +126,7 @@ QUESTIONS = (
         "Models are tested via a canary process before they enter production",
         (
             gate_held("clean process"),
-            counted("perennial_shadow_scores_total", positive=True),
+            find_beside,
             passed("tests/contracts/test_service.py::test_a_challenger_is_scored_and_not_heard"),
         ),
         (gate_held("clean process"), passed("tests/unit/test_models.py")),

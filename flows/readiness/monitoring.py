@@ -124,7 +124,10 @@ QUESTIONS = (
             counted("perennial_predictions_total", positive=True),
             RULES,
         ),
-        (alerted("DeadLettersMany", "CoverageLow"),),
+        (
+            alerted("DeadLettersMany", "CoverageLow"),
+            counted("perennial_predictions_total", positive=True),
+        ),
     ),
     Question(
         "Training and serving features compute the same values",
@@ -146,7 +149,10 @@ QUESTIONS = (
                 "tests/unit/test_quality.py::test_scores_that_are_no_number_give_no_verdict",
             ),
         ),
-        (alerted("ErrorRateHigh", "ChampionMissing"),),
+        (
+            alerted("ErrorRateHigh", "ChampionMissing"),
+            counted("perennial_answers_total", positive=True),
+        ),
     ),
     Question(
         "No regression in training speed, latency, throughput or memory",

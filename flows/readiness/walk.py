@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from rich.table import Table
+from rich.markup import escape
 
 from feature_repo.settings import Settings
 from flows.policy.readiness import HALF, WHOLE, Answer, Score, grade
@@ -60,23 +60,23 @@ def _answer(sources: Sources, questions: dict[str, tuple[Question, ...]]) -> Ite
             yield grade(section, one.text, automated, documented)
 
 
-def draw_answers(answers: tuple[Answer, ...], title: str) -> Table:
-    """Return a table of answers: points, question, and under it each piece of evidence or what is missing."""
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+def draw_answers(answers: tuple[Answer, ...], title: str) -> Iterator[str]:
+    """Yield lines: points and question, under it each piece of evidence and what a whole point lacks.
+
+    Lines and not a table: an address that is cut at the edge of a column cannot be opened.
+    """
+    yield f"\n[bold]{title}[/]"
     section = ""
     for answer in answers:
         if answer.section != section:
             section = answer.section
-            table.add_row("", f"[bold]{section}[/]")
-        table.add_row(MARKS.get(answer.points, "[red]0[/]"), answer.question)
+            yield f"  [bold]{section}[/]"
+        yield f"{MARKS.get(answer.points, '[red]0[/]')} {escape(answer.question)}"
         for found in answer.evidence:
-            table.add_row("", _quiet(f"{found.what}: {found.where}"))
+            yield f"    [dim]{escape(f'{found.what}: {found.where}')}[/]"
         if answer.points < WHOLE:
             for found in answer.missing:
-                table.add_row("", f"[red]missing:[/] {_escape(found.what)}. {_escape(found.next_step)}")
-    return table
+                yield f"    [red]missing:[/] {escape(f'{found.what}. {found.next_step}')}"
 
 
 def draw_score(score: Score) -> str:
@@ -93,13 +93,3 @@ def describe(score: Score, checklist: tuple[Answer, ...]) -> dict[str, Any]:
         "rubric": [asdict(answer) for answer in score.answers],
         "checklist": [asdict(answer) for answer in checklist],
     }
-
-
-def _quiet(text: str) -> str:
-    return f"[dim]{_escape(text)}[/]"
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

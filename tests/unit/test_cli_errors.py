@@ -1,7 +1,11 @@
 """Errors at the terminal: one line and a next step, whoever raised it."""
 
 import errno
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -92,3 +96,16 @@ def test_commands_show_their_examples() -> None:
     told = {name: command.epilog or "" for name, command in list_commands(perennial)}
     for name, examples in EXAMPLES.items():
         assert all(words in told[name] for words in examples), name
+
+
+def test_a_shell_can_complete_commands() -> None:
+    """What `--install-completion` puts into a shell asks the command itself, which answers with names."""
+    asked = {"_PERENNIAL_COMPLETE": "complete_bash", "COMP_WORDS": "perennial do", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [Path(sys.executable).parent / "perennial"],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert {"doctor", "down"} <= set(done.stdout.split())

@@ -11,7 +11,7 @@ from flows.readiness import records
 from flows.readiness.lookups import TestsPassed, passed, take, written
 from flows.readiness.records import FILE, TestRecord, append_records, hash_code, read_records
 from flows.readiness.sources import Sources
-from flows.readiness.walk import CHECKLIST, RUBRIC, describe, score_rubric, walk_checklist
+from flows.readiness.walk import CHECKLIST, RUBRIC, describe, draw_answers, score_rubric, walk_checklist
 
 YES = Finding(True, "found", "http://somewhere")
 NO = Finding(False, "not found", "", "Do it.")
@@ -155,3 +155,11 @@ def test_a_page_without_the_words_is_no_evidence(sources: Sources) -> None:
     assert take(written("README.md", "Prefect"), sources).holds
     assert not take(written("README.md", "no such words at all"), sources).holds
     assert not take(written("no/such/page.md", "Prefect"), sources).holds
+
+
+def test_every_line_of_evidence_is_whole() -> None:
+    """What was found, where to open it, and what is missing with the next step, each in one line."""
+    lines = list(draw_answers((grade("data", "Is it?", [YES, NO], [YES]),), "Title"))
+    assert any("½ Is it?" in line.replace("[yellow]", "").replace("[/]", "") for line in lines)
+    assert any("found: http://somewhere" in line for line in lines)
+    assert any("not found. Do it." in line for line in lines)
