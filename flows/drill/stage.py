@@ -84,8 +84,8 @@ class Stage:
 
     @property
     def now(self) -> datetime:
-        """Logical time: up to when data has landed."""
-        return landed_until(self.project)
+        """Logical time: up to when data has landed, of the table that is furthest."""
+        return max(landed_until(self.project, table.name) for table in self.project.problem.raw)
 
     @property
     def champion(self) -> int:
