@@ -15,6 +15,7 @@ PerennialError
 ├── JournalUnavailable   a prediction cannot be made durable
 ├── NotEnoughData        a stage has too few rows to do its work
 ├── GateClosed           a promotion was asked for without a passing verdict
+├── ReleaseBusy          another move of what serves has not ended
 ├── MonitorsDown         a monitor that must be live before a promotion is not
 ├── NotificationFailed   a message about an incident could not be handed over
 └── StackError           a process of the local stack cannot start or died
@@ -96,6 +97,10 @@ class NotEnoughData(PerennialError):
 
 class GateClosed(PerennialError):
     """A promotion was asked for without a passing verdict."""
+
+
+class ReleaseBusy(PerennialError):
+    """Another move of what serves has not ended."""
 
 
 class MonitorsDown(PerennialError):

@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     )
     service_workers: int = Field(2, ge=1, le=64)
     mlflow_server: str = Field("", description="URL of an MLflow server elsewhere; empty: the local stack's.")
-    poll_seconds: float = Field(0.5, gt=0, le=60, description="How often a worker asks for aliases.")
+    poll_seconds: float = Field(0.25, gt=0, le=60, description="How often a worker asks for aliases.")
     answer_seconds: float = Field(
         2.0, gt=0, le=60, description="How long store or model may take before a request goes on without."
     )

@@ -23,6 +23,7 @@ from flows.cli_features import features
 from flows.cli_monitoring import app as monitoring
 from flows.cli_quality import quality
 from flows.cli_quarantine import app as quarantine
+from flows.cli_release import add_commands as add_releases
 from flows.cli_replay import compact, replay_app
 from flows.cli_replicas import app as replicas
 from flows.cli_trace import trace
@@ -174,22 +175,6 @@ def demo(ctx: typer.Context) -> None:
 
 
 @app.command()
-def promote(
-    ctx: typer.Context,
-    version: Annotated[int, typer.Argument(min=1, help="The model version, as MLflow numbers it.")],
-    reason: Reason = "by hand",
-) -> None:
-    """Make a model version the champion; the service follows within a second or two."""
-    _run_flow(ctx.obj, "flows.release:promote", version=version, reason=reason)
-
-
-@app.command()
-def rollback(ctx: typer.Context, reason: Reason = "by hand") -> None:
-    """Make the previous model version the champion again."""
-    _run_flow(ctx.obj, "flows.release:rollback", reason=reason)
-
-
-@app.command()
 def ingest(
     ctx: typer.Context,
     hours: Annotated[int, typer.Option(min=1, help="How many hours past the last batch.")] = 1,
@@ -294,6 +279,7 @@ def example(ctx: typer.Context) -> None:
 
 
 app.command()(drill)
+add_releases(app)
 app.command(rich_help_panel=DATA)(features)
 app.command(rich_help_panel=DATA)(quality)
 app.add_typer(quarantine, name="quarantine", rich_help_panel=DATA)

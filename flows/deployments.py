@@ -28,6 +28,8 @@ from prefect.schedules import Cron
 from prefect.states import Crashed
 
 from feature_repo.settings import Settings, load_settings
+from flows.keeper import keeping
+from flows.project import open_project
 
 RETRAIN_EVENT = "perennial.verdict.retrain"
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -111,6 +113,11 @@ PLANS = (
     ),
     Plan("rollback", "flows.release:rollback", "Makes the previous model version the champion again."),
     Plan("promote", "flows.release:promote", "Makes a model version of your choice the champion."),
+    Plan(
+        "propose",
+        "flows.proposal:propose",
+        "Waits for a person's word on a version, here or by `perennial approve`; then releases it, or not.",
+    ),
 )
 
 
@@ -236,7 +243,9 @@ def main() -> None:
     """Serve the project's deployments with settings from the environment."""
     from feature_repo.problem import PROBLEM
 
-    serve_plans(PLANS, load_settings(), PROBLEM.time_zone)
+    settings = load_settings()
+    with keeping(open_project(settings)):
+        serve_plans(PLANS, settings, PROBLEM.time_zone)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,9 @@ def monitor_window(
     score_drift = _judge_scores(champion, current, problem, window)
     estimate = _estimate(champion, current, problem, window)
     doubt = doubt_estimates(lake, version, seen, estimate, quality)
-    asked, flagged = answers["entity"].n_unique() if len(answers) else 0, share_flagged(served)
+    # What a canary answered was not asked of the champion.
+    asked = answers.filter(pl.col("served_by") != "challenger")["entity"].n_unique() if len(answers) else 0
+    flagged = share_flagged(served)
     coverage = len(served) / asked if asked else 0.0
     signals = (
         judge_inputs(drift),

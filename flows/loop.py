@@ -19,6 +19,7 @@ from flows.manifests import LANDED, STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
 from flows.project import Project, open_project
 from flows.release import reconcile_previous
+from flows.rollout import look_at_rollout
 from flows.summary import publish_manifests, publish_table
 
 Progress = Callable[[int, int], None]
@@ -71,6 +72,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
         until=period.until,
     )
     announce(project)
+    look_at_rollout(project, period.until)
     emit_monitor(project, champion, [verdict.window for verdict in findings.verdicts])
     return {"labels": counts, "retrain_asked": findings.asked}
 

@@ -14,6 +14,7 @@ from expectations.rules import Rule
 from feature_repo.contract import Fetch, Lookup, Period, Problem
 from feature_repo.lake import Lake
 from feature_repo.settings import Settings, load_settings
+from flows.release_state import ReleaseState
 
 if TYPE_CHECKING:
     from feature_repo.store import FeatureStore
@@ -69,6 +70,11 @@ class Project:
         from services.models import Registry
 
         return Registry(self.settings.mlflow_url, self.problem.name)
+
+    @cached_property
+    def releases(self) -> ReleaseState:
+        """The record of what served."""
+        return ReleaseState(self.settings.home)
 
     def package(self, version: int) -> Path:
         """Return the folder of a model version, fetched from the registry once."""

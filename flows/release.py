@@ -1,5 +1,8 @@
-"""Release: MLflow aliases are the only switch, and `previous` follows whoever moved `champion`."""
+"""Release: MLflow aliases are the only switch; whoever moves one, `previous` and the record follow."""
 
+import getpass
+import sys
+import time
 from dataclasses import dataclass
 
 from prefect import flow, task
@@ -9,6 +12,7 @@ from feature_repo.errors import GateClosed
 from flows.live_definitions import require_servable
 from flows.monitors import require_monitors
 from flows.project import Project, open_project
+from flows.release_state import AUTOMATIC, BY_HAND
 
 SEEN = "perennial.champion_seen"  # the champion that the system knew last, as a tag of the model
 
@@ -23,68 +27,184 @@ class Move:
 
 
 def reconcile_previous(project: Project) -> None:
-    """Make `previous` the version that served before, if a person moved `champion` meanwhile."""
-    registry = project.registry
+    """Make `previous` and the record true, if a person moved an alias meanwhile. Safe to repeat."""
+    with project.releases.hold():
+        _reconcile(project)
+
+
+def _reconcile(project: Project) -> None:
+    registry, state = project.registry, project.releases
+    for alias in ("champion", "challenger"):
+        named, last = registry.aliases().get(alias), state.last(alias)
+        ours = state.settle(alias, named)
+        if not ours and named != last:
+            state.note(alias, last, named, f"noticed: {alias} was {last or 'none'}")
+            end_rollout(
+                project, f"somebody moved {alias} from {last or 'none'} to {named or 'none'} in MLflow"
+            )
     champion, seen = registry.aliases().get("champion"), registry.read_tag(SEEN)
     if champion is None or seen == str(champion):
         return
-    if seen:
+    if seen and registry.has(int(seen)):
         registry.set_alias("previous", int(seen))
     registry.write_tag(SEEN, str(champion))
 
 
+def end_rollout(project: Project, why: str) -> None:
+    """End the rollout that is under way, which somebody overtook; no canary goes on without one."""
+    with project.releases.hold():
+        rollout = project.releases.current()
+        if rollout is None:
+            return
+        project.releases.end(rollout, "overridden", [why])
+        beside = project.registry.aliases().get("challenger") == rollout.version
+        if rollout.state == "beside" and beside:
+            withdraw(project, rollout.version, why, "the end of its rollout", rollout.id)
+
+
 def promote_version(
-    project: Project, version: int, reason: str, *, by_hand: bool = False, way_back: bool = False
+    project: Project,
+    version: int,
+    reason: str,
+    *,
+    by_hand: bool = False,
+    way_back: bool = False,
+    who: str = "",
+    rollout: int | None = None,
 ) -> Move:
     """Make a version the champion and the one before it `previous`. Safe to repeat.
 
     way_back  the version has served before and is wanted back: that waits for no monitor
+    who       who wants it; whoever runs this process, if it is not told
+    rollout   the rollout that the move belongs to; any other that is under way is ended by it
 
     Raises GateClosed if the gate did not pass the version and nobody took it upon themselves,
     DefinitionChanged if its features are now computed otherwise than those that it was trained on, and
     MonitorsDown if a monitor that must be live is not, by hand or not.
     """
-    registry = project.registry
+    registry, state = project.registry, project.releases
     reconcile_previous(project)
-    verdict = registry.read_version_tag(version, "perennial.gate")
-    if verdict != "passed" and not by_hand:
-        raise GateClosed(
-            f"promotion of version {version}",
-            got=f"gate verdict {verdict or 'none'}",
-            expected="passed",
-            next_step="Read the gate card in its MLflow run, or promote it by hand.",
-        )
+    _require_passed(project, version, by_hand=by_hand)
     require_servable(project, version)
-    before = registry.aliases().get("champion")
-    if before == version:
-        return Move(before, version, "it is the champion already")
-    if not way_back:
+    if registry.aliases().get("champion") != version and not way_back:
         require_monitors(project, version)
-    # `previous` first: after a kill between the two, a way back exists and the old champion serves.
-    if before is not None:
-        registry.set_alias("previous", before)
-    registry.set_alias("champion", version)
-    registry.write_tag(SEEN, str(version))
+    with state.hold():
+        _reconcile(project)
+        before = registry.aliases().get("champion")
+        if before == version:
+            return Move(before, version, "it is the champion already")
+        who = who or name_caller()
+        if rollout is None:
+            end_rollout(project, f"{who} made version {version} the champion: {reason}")
+        move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
+        if registry.aliases().get("challenger") == version:
+            withdraw(project, version, "it is the champion now", who, rollout)
     registry.tag(version, "perennial.promoted", reason)
     return Move(before, version, reason)
 
 
-def roll_back(project: Project, reason: str) -> Move:
-    """Make the previous version the champion again.
+def move_champion(
+    project: Project,
+    before: int | None,
+    after: int,
+    reason: str,
+    *,
+    by_hand: bool,
+    who: str,
+    rollout: int | None,
+) -> None:
+    """Move the alias, and the record with it. To be called while holding."""
+    registry, state, began = project.registry, project.releases, time.monotonic()
+    how = BY_HAND if by_hand else AUTOMATIC
+    move = state.begin("champion", before, after, who=who, how=how, reason=reason, rollout=rollout)
+    # `previous` first: after a kill between the two, a way back exists and the old champion serves.
+    if before is not None and registry.has(before):
+        registry.set_alias("previous", before)
+    registry.set_alias("champion", after)
+    state.finish(move, time.monotonic() - began)
+    registry.write_tag(SEEN, str(after))
+
+
+def withdraw(project: Project, version: int, reason: str, who: str, rollout: int | None) -> None:
+    """Take the challenger's alias away. To be called while holding."""
+    state, began = project.releases, time.monotonic()
+    how = AUTOMATIC if rollout else BY_HAND
+    move = state.begin("challenger", version, None, who=who, how=how, reason=reason, rollout=rollout)
+    project.registry.delete_alias("challenger")
+    state.finish(move, time.monotonic() - began)
+
+
+def roll_back(
+    project: Project, reason: str, *, by_hand: bool = True, who: str = "", rollout: int | None = None
+) -> Move:
+    """Make the version that served before the champion again: `previous`, else the last one that is left.
 
     Raises GateClosed if there is none.
     """
     reconcile_previous(project)
     aliases = project.registry.aliases()
-    previous, champion = aliases.get("previous"), aliases.get("champion")
-    if previous is None or previous == champion:
+    champion = aliases.get("champion")
+    way_back = _find_way_back(project, champion, aliases.get("previous"))
+    if way_back is None:
         raise GateClosed(
             f"roll-back of {project.problem.name}",
-            got=f"previous {previous}, champion {champion}",
+            got=f"previous {aliases.get('previous')}, champion {champion}",
             expected="a previous version that differs",
             next_step="Promote a version by number.",
         )
-    return promote_version(project, previous, reason, by_hand=True, way_back=True)
+    # The version has served before: what the gate says of it now does not matter.
+    return _go_back(project, way_back, reason, by_hand=by_hand, who=who, rollout=rollout)
+
+
+def _go_back(
+    project: Project, version: int, reason: str, *, by_hand: bool, who: str, rollout: int | None
+) -> Move:
+    require_servable(project, version)
+    with project.releases.hold():
+        _reconcile(project)
+        before = project.registry.aliases().get("champion")
+        if before == version:
+            return Move(before, version, "it is the champion already")
+        who = who or name_caller()
+        if rollout is None:
+            end_rollout(project, f"{who} rolled back to version {version}: {reason}")
+        move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
+    project.registry.tag(version, "perennial.promoted", reason)
+    return Move(before, version, reason)
+
+
+def _find_way_back(project: Project, champion: int | None, previous: int | None) -> int | None:
+    moves = reversed([move for move in project.releases.moves() if move.alias == "champion"])
+    served = [version for move in moves for version in (move.after, move.before)]
+    for version in dict.fromkeys((previous, *served)):
+        if version is not None and version != champion and project.registry.has(version):
+            return version
+    return None
+
+
+def _require_passed(project: Project, version: int, *, by_hand: bool) -> None:
+    if not project.registry.has(version):
+        got, expected, step = "no such version", "one that is registered", "Look at the versions in MLflow."
+    else:
+        verdict = project.registry.read_version_tag(version, "perennial.gate")
+        if verdict == "passed" or by_hand:
+            return
+        got, expected = f"gate verdict {verdict or 'none'}", "passed"
+        step = "Read the gate card in its MLflow run, or promote it by hand."
+    raise GateClosed(f"promotion of version {version}", got=got, expected=expected, next_step=step)
+
+
+def name_caller() -> str:
+    """Return who runs this: a Prefect run by its name, else the user of this machine."""
+    if "prefect.runtime" in sys.modules:
+        from prefect.runtime import flow_run
+
+        if flow_run.id:
+            return f"Prefect run {flow_run.name}"
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return "unknown"
 
 
 @task(name="release", cache_policy=NO_CACHE)
@@ -96,18 +216,17 @@ def release(project: Project, version: int, reason: str) -> Move:
 @flow(name="rollback")
 def rollback(reason: str = "by hand") -> str:
     """Make the previous model version the champion again."""
-    move = roll_back(open_project(), reason)
-    return _tell(move)
+    return show_move(roll_back(open_project(), reason))
 
 
 @flow(name="promote")
 def promote(version: int, reason: str = "by hand") -> str:
     """Make the given model version the champion, whatever the gate said of it."""
-    move = promote_version(open_project(), version, reason, by_hand=True)
-    return _tell(move)
+    return show_move(promote_version(open_project(), version, reason, by_hand=True))
 
 
-def _tell(move: Move) -> str:
+def show_move(move: Move) -> str:
+    """Return a move in words, and show them beside the run."""
     from flows.summary import publish
 
     text = f"champion: version {move.before} -> version {move.after} ({move.reason})"

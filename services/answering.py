@@ -16,9 +16,10 @@ from feature_repo.store import OnlineVector
 from services.breaker import Circuits, Resting
 from services.inputs import Inputs
 from services.journal import DeadLetter, Prediction, format_instant
-from services.ladder import Answer, Rungs, climb, fall
+from services.ladder import Answer, Rungs, fall
 from services.live import Serving
 from services.metrics import Metrics
+from services.routing import climb_arms
 from services.shadow import Shadow
 
 SEVERITY = (
@@ -100,13 +101,15 @@ class Answering:
         try:
             rows = self._add_features(rows, without)
             vectors = self._read_store(rows, without)
-            answers = climb(rungs, rows, vectors, self._problem.calendar, self.circuits)
+            answers = climb_arms(
+                rungs, rows, vectors, self._problem.entity, self._problem.calendar, self.circuits
+            )
         except Exception as error:
             if not isinstance(error, Resting):
                 log.exception("request-time features of %d rows", len(rows))
             answers = [self._answer_alone(rungs, row) for row in rows]
         made = self._record_all(asked, answers)
-        if self._shadow and serving.challenger and vectors:
+        if self._shadow and serving.challenger and not serving.canary and vectors:
             ids = [prediction.prediction_id for one in made for prediction in one.predictions]
             self._shadow.put(serving.challenger, ids, rows, vectors)
         return made
@@ -137,6 +140,8 @@ class Answering:
             self._blank,
             serving.reason,
             without,
+            serving.canary,
+            serving.terms.share,
         )
 
     def _add_features(self, rows: Rows, without: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -156,7 +161,8 @@ class Answering:
         try:
             rows = self._add_features([row], rungs.without)
             vectors = self._read_store(rows, rungs.without)
-            return climb(rungs, rows, vectors, self._problem.calendar, self.circuits)[0]
+            known = self._problem.entity, self._problem.calendar, self.circuits
+            return climb_arms(rungs, rows, vectors, *known)[0]
         except Exception as error:  # noqa: BLE001 - logged with the batch; the answer names the reason
             log.debug("request-time features of %s: %s", row[self._problem.entity], error)
             return fall(rungs, row, NOTHING, "request_features_failed", self._problem.calendar)

@@ -26,6 +26,7 @@ from services.intake import Intake
 from services.journal import DeadLetter, Journal, format_instant
 from services.metrics import LAG_SECONDS, Metrics
 from services.openapi import describe
+from services.routing import PIN, read_pin
 from services.shadow import Shadow
 from services.wire import Wire
 
@@ -60,11 +61,11 @@ class PredictionApp:
         self._served: Counter[str] = Counter()
         self._started = datetime.now(UTC)
 
-    async def answer(self, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST /predict. Without a framework around it: half the cost of a request would be its."""
         since = time.perf_counter()
         try:
-            body = await self.predict(receive)
+            body = await self.predict(scope, receive)
         except (BadRequest, JournalUnavailable, Overloaded) as error:
             response = self._refuse("/predict", error)
             await response({"type": "http"}, receive, send)
@@ -80,10 +81,13 @@ class PredictionApp:
         await send({"type": "http.response.start", "status": 200, "headers": [JSON, size]})
         await send({"type": "http.response.body", "body": body})
 
-    async def predict(self, receive: Receive) -> bytes:
+    async def predict(self, scope: Scope, receive: Receive) -> bytes:
         """Return the answer to one item or a list of them, as JSON."""
+        pin = read_pin(scope["headers"])
         items, single = await self._read("/predict", receive, self._wire.requests.read)
         rows = [self._wire.to_row(item) for item in items]
+        if pin:
+            rows = [{**row, PIN: pin} for row in rows]
         sent = [msgspec.json.encode(item) for item in items]
         made = await self.engine.ask(rows, sent)
         self._count(made)
@@ -198,7 +202,7 @@ class App(Starlette):
         """Answer one connection's request."""
         if scope["type"] == "http" and scope["method"] == "POST" and _find_path(scope) == "/predict":
             scope["app"] = self
-            await self.prediction.answer(receive, send)
+            await self.prediction.answer(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 

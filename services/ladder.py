@@ -85,6 +85,7 @@ class Rungs:
     blank    the inputs to gather when there is no model to say: a contract without ranges
     reason   why there is no champion, if there is none
     without  names of circuits that are not to be called: the rows hang in them already
+    canary   the challenger, if it answers a share of the traffic, and that share: see routing.py
     """
 
     champion: Scorer | None
@@ -94,6 +95,8 @@ class Rungs:
     blank: Inputs
     reason: str = "no_champion"
     without: Collection[str] = ()
+    canary: Scorer | None = None
+    share: float = 0.0
 
     @property
     def inputs(self) -> Inputs:

@@ -10,7 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from services.definitions import Require, accept_all
 from services.ladder import Rule
 from services.metrics import Metrics
 from services.package import Package, is_intact, load_package, write_manifest
+from services.routing import TERMS, Terms, parse_terms
 
 KEEP_LOADED = 4  # versions kept in memory: moving an alias back is instant
 
@@ -34,6 +35,9 @@ class Aliases(Protocol):
     def aliases(self) -> dict[str, int]:
         """Return the version that each alias names."""
 
+    def read_version_tag(self, version: int, key: str) -> str | None:
+        """Return a tag of a version."""
+
     def download(self, version: int, to: Path) -> Path:
         """Fetch a version's folder."""
 
@@ -47,6 +51,12 @@ class Serving:
     challenger: Package | None = None
     reason: str = "no_champion"
     since: str = ""
+    terms: Terms = field(default_factory=Terms)  # the challenger's
+
+    @property
+    def canary(self) -> Package | None:
+        """The challenger, if it answers a share of the traffic."""
+        return self.challenger if self.terms.stage == "canary" else None
 
     @property
     def rule(self) -> Rule | None:
@@ -83,6 +93,8 @@ class LiveModels:
         self.settled = threading.Event()  # the registry was asked once, whatever it said
         self._last: str | None = None  # the version that answered last as champion
         self._before: str | None = None  # the one before it
+        self._moved = ""  # when the champion changed last
+        self._terms: tuple[str | None, Terms] = (None, Terms())  # the challenger that they are of, and they
         self._contact: str | None = None
         self._trouble: str | None = None
         self._stop = threading.Event()
@@ -123,7 +135,9 @@ class LiveModels:
             "champion": champion,
             "previous": previous,
             "challenger": challenger,
+            "terms": {"stage": serving.terms.stage, "share": serving.terms.share} if challenger else None,
             "since": serving.since,
+            "champion_since": self._moved,
             "reason": "ok" if serving.champion else serving.reason,
             "refused": dict(self._refused),
             "unreachable": dict(self._unreachable),
@@ -154,13 +168,32 @@ class LiveModels:
             found = (get(version) for version in candidates if version and version != wanted)
             previous = next((package for package in found if package), None)
             challenger = get(beside) if beside else None
-            self._swap(Serving(champion, previous, challenger, reason, _now()))
+            self._swap(Serving(champion, previous, challenger, reason, _now(), self._recall_terms(beside)))
+        if beside:
+            self._swap(replace(self.serving, terms=self._read_terms(beside), since=_now()))
+
+    def _recall_terms(self, version: str | None) -> Terms:
+        return self._terms[1] if self._terms[0] == version else Terms()
+
+    def _read_terms(self, version: str) -> Terms:
+        """Return the terms that the challenger's tag tells; what cannot be read leaves it in shadow."""
+        text = self._registry.read_version_tag(int(version), TERMS)
+        try:
+            terms = parse_terms(text)
+        except (ValueError, TypeError) as error:
+            terms = Terms()
+            if self._terms != (version, terms):
+                log.error("terms of challenger %s, which stays in shadow: %s", version, error)
+        self._terms = (version, terms)
+        return terms
 
     def _swap(self, new: Serving) -> None:
         old = self.serving
-        if new.versions == old.versions and new.reason == old.reason:
+        if (new.versions, new.reason, new.terms) == (old.versions, old.reason, old.terms):
             return
         self.serving = new
+        if new.versions[0] != old.versions[0]:
+            self._moved = new.since
         self._metrics.note_serving(old.versions, new.versions)
         log.warning(
             "serving champion %s, previous %s, challenger %s (before: %s, %s, %s)",

@@ -25,6 +25,8 @@ EXPECTED: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "answers": (
         ("champion", "ok"),
+        ("challenger", "ok"),
+        ("champion", "challenger_failed"),
         ("previous", "no_champion"),
         ("previous", "champion_refused"),
         ("previous", "champion_unreachable"),

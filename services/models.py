@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from feature_repo.errors import ModelRefused, RegistryUnavailable
 from services.package import Package, hash_package, load_package
+from services.registry_reader import RegistryReader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,10 +35,14 @@ class Registry:
         self.url = url
         self.name = name
         self._quick = quick
+        # Of one thread, which follows the aliases: a service asks nothing else of the registry often.
+        self._reader = RegistryReader(url, name) if quick and RegistryReader.can_read(url) else None
 
     def aliases(self) -> dict[str, int]:
         """Return the version that each alias names; none if the model is not registered yet."""
         with self._reaching("aliases"):
+            if self._reader:
+                return self._reader.aliases()
             model = self._find()
         return {alias: int(version) for alias, version in model.aliases.items()} if model else {}
 
@@ -46,6 +51,12 @@ class Registry:
         with self._reaching("versions"):
             found = list(self._client.search_model_versions(f"name='{self.name}'"))
         return {int(v.version): dict(v.tags) for v in sorted(found, key=lambda v: -int(v.version))}
+
+    def has(self, version: int) -> bool:
+        """Return whether the version is there; one that was deleted is not."""
+        with self._reaching(f"version {version}"):
+            ask = lambda: self._client.get_model_version(self.name, str(version))  # noqa: E731
+            return _absent_as_none(ask) is not None
 
     def set_alias(self, alias: str, version: int) -> None:
         """Make an alias name a version."""
@@ -66,6 +77,8 @@ class Registry:
     def read_version_tag(self, version: int, key: str) -> str | None:
         """Return a tag of a version; None if the tag or the version is not there."""
         with self._reaching(f"version {version}"):
+            if self._reader:
+                return self._reader.version_tag(version, key)
             found = _absent_as_none(lambda: self._client.get_model_version(self.name, str(version)))
         return found.tags.get(key) if found else None
 
@@ -147,7 +160,7 @@ class Registry:
     @contextmanager
     def _reaching(self, subject: str) -> Iterator[None]:
         try:
-            if self._quick and "_client" not in vars(self):
+            if self._quick and not self._reader and "_client" not in vars(self):
                 _knock(self.url)
             yield
         except Exception as error:  # requests, urllib3, SQLAlchemy and MLflow each have their own

@@ -71,7 +71,7 @@ def _answer(problem: Problem) -> dict[str, Any]:
         problem.entity: TEXT,
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
         "model_version": NULLABLE,
-        "served_by": {"enum": ["champion", "previous", "rule", "prior"]},
+        "served_by": {"enum": ["champion", "challenger", "previous", "rule", "prior"]},
         "reason": {"enum": list(REASONS)},
         "flags": {"type": "array", "items": _refer("Flag")},
         "requested_at": INSTANT,

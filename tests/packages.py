@@ -109,8 +109,14 @@ class FakeRegistry:
         self._reach()
         return dict(self.named)
 
+    def has(self, version: int) -> bool:
+        self._reach()
+        return version in self.packages
+
     def set_alias(self, alias: str, version: int) -> None:
         self._reach()
+        if version not in self.packages:
+            raise RegistryUnavailable("version", got="none", expected="one", next_step="Look.")
         self.named[alias] = version
 
     def delete_alias(self, alias: str) -> None:

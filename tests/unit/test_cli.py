@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.release_state import ReleaseState
 from flows.stack_services import PROJECT
+from tests.ports import find_free_port
 
 HEAVY = (
     "prefect",
@@ -71,7 +73,7 @@ def test_help_names_every_command(tmp_path):
     assert "First time" in page
 
 
-@pytest.mark.parametrize("words", [["promote", "3"], ["rollback"], ["train"], ["ingest"]])
+@pytest.mark.parametrize("words", [["propose", "3"], ["approve"], ["train"], ["ingest"]])
 def test_an_error_of_ours_is_one_line_on_stderr(tmp_path, words):
     """No traceback for what a person can put right: what, got, expected, next step, exit 1."""
     done = run_perennial(*words, home=tmp_path)
@@ -79,6 +81,25 @@ def test_an_error_of_ours_is_one_line_on_stderr(tmp_path, words):
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert "perennial up" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["promote", "3"], ["rollback"], ["challenge", "3"], ["rollout"]])
+def test_what_serves_can_be_changed_while_nothing_but_mlflow_runs(tmp_path, words):
+    """MLflow is all that is asked for: without it the error says so, in one line."""
+    done = run_perennial(*words, home=tmp_path, PERENNIAL_MLFLOW_PORT=str(find_free_port()))
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+    assert "MLflow" in done.stderr
+
+
+def test_history_is_told_while_nothing_runs(tmp_path):
+    """The record is a file; what moved since nobody can say, and that is said."""
+    state = ReleaseState(tmp_path)
+    told = {"who": "ann", "how": "by hand", "reason": "[bold]it is better", "rollout": None}
+    state.finish(state.begin("champion", None, 1, **told), 0.1)
+    done = run_perennial("history", home=tmp_path, PERENNIAL_MLFLOW_PORT=str(find_free_port()))
+    assert done.returncode == 0, done.stderr
+    assert "[bold]" in done.stdout
+    assert "does not answer" in done.stderr
 
 
 def test_traceback_is_there_for_those_who_ask(tmp_path):

@@ -1,0 +1,83 @@
+"""The keeper: sees within a second that an alias was moved in MLflow, and keeps `previous` and record true.
+
+It also looks at the rollout under way, every minute. Both run beside the runner, each in a thread of its own;
+without them nothing is lost, for every command and every day of the loop begins with the same.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from feature_repo.errors import PerennialError
+from flows.project import Project
+from flows.release import reconcile_previous
+from services.registry_reader import RegistryReader
+
+PAUSE, LOOK_PAUSE = 0.5, 60.0  # seconds
+
+log = logging.getLogger("perennial.keeper")
+
+
+class Keeper:
+    """Follows the aliases of one project."""
+
+    def __init__(self, project: Project, read: Callable[[], dict[str, int]]) -> None:
+        self._project, self._read = project, read
+        self._known: dict[str, int] | None = None
+        self._trouble = ""
+
+    def tend(self) -> bool:
+        """Reconcile if an alias moved; return whether it did. Trouble is told once, and tried again."""
+        try:
+            aliases = self._read()
+            if aliases == self._known:
+                return False
+            reconcile_previous(self._project)
+            # What the reconciling itself moved is no news.
+            self._known, self._trouble = self._read(), ""
+            return True
+        except (PerennialError, OSError, ValueError) as error:
+            self._note(str(error))
+            return False
+
+    def look(self) -> None:
+        """Look at the rollout under way, if there is one."""
+        from flows.ingest import landed_until
+        from flows.rollout import look
+
+        try:
+            if self._project.releases.current():
+                found = look(self._project, landed_until(self._project))
+                if found and found.action != "go on":
+                    log.warning("rollout of version %s: %s", found.rollout.version, found.action)
+        except (PerennialError, OSError, ValueError) as error:
+            self._note(f"no look at the rollout: {error}")
+
+    def _note(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.warning("%s", trouble)
+        self._trouble = trouble
+
+
+@contextmanager
+def keeping(project: Project) -> Iterator[Keeper]:
+    """Keep the project while the block runs."""
+    url, name = project.settings.mlflow_url, project.problem.name
+    readable = RegistryReader.can_read(url)
+    reader = RegistryReader(url, name)
+    keeper = Keeper(project, reader.aliases if readable else project.registry.aliases)
+    ended = threading.Event()
+
+    def repeat(act: Callable[[], object], pause: float) -> None:
+        while not ended.wait(pause):
+            act()
+
+    jobs = ((keeper.tend, PAUSE), (keeper.look, LOOK_PAUSE))
+    threads = [threading.Thread(target=repeat, args=job, name="keeper", daemon=True) for job in jobs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield keeper
+    finally:
+        ended.set()

@@ -1,0 +1,213 @@
+"""Rollouts: a version beside the champion in shadow or canary, then as the champion under watch.
+
+Whatever a look decides, it decides of what it saw: if a person moved an alias meanwhile, the rollout is
+over and nothing is moved.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from feature_repo.errors import GateClosed, PerennialError
+from flows.policy.sequential import compare
+from flows.policy.watch import judge_watch
+from flows.project import Project
+from flows.release import end_rollout, name_caller, promote_version, reconcile_previous, roll_back, withdraw
+from flows.release_state import AUTOMATIC, BY_HAND, Rollout, now
+from flows.summary import publish
+from flows.watching import find_p95, gather_days, gather_watch, read_latency
+from services.routing import TERMS, Stage, Terms, parse_terms
+
+BESIDE, WATCHED = "beside", "watched"
+LOOK = "the rollout's own look"  # who moved it, in the record
+
+
+def release_passed(
+    project: Project, version: int, reason: str, stage: Literal["full", "shadow", "canary"] = "full"
+) -> Rollout:
+    """Release a version that the gate passed: at once and under watch, or beside the champion first.
+
+    Without a champion there is nothing to stand beside: it is promoted. Safe to repeat. Raises what
+    `promote_version` raises.
+    """
+    champion = project.registry.aliases().get("champion")
+    if stage != "full" and champion is not None and champion != version:
+        return challenge(project, version, reason, stage=stage, by_hand=False)
+    known = project.releases.current()
+    if known and (known.version, known.state) == (version, WATCHED):
+        return known
+    terms = parse_terms(project.registry.read_version_tag(version, TERMS))
+    return promote_and_watch(project, version, reason, terms=terms)
+
+
+def promote_and_watch(
+    project: Project, version: int, reason: str, *, terms: Terms, rollout: Rollout | None = None
+) -> Rollout:
+    """Make a version the champion and watch it for its bake time."""
+    state = project.releases
+    reconcile_previous(project)
+    before = project.registry.aliases().get("champion")
+    own = rollout is None
+    if rollout is None:
+        end_rollout(project, f"version {version} was released at once: {reason}")
+        rollout = state.open_rollout(version, before, asdict(terms), "releasing", [reason])
+    counts = read_latency(project.settings)
+    latency = {"counts": counts, "p95_ms": find_p95(counts, {})}
+    try:
+        promote_version(project, version, reason, rollout=rollout.id)
+    except PerennialError as error:
+        if own:
+            state.end(rollout, "stopped", [f"could not be promoted: {error}"])
+        raise
+    terms_now = {**rollout.terms, "latency": latency}
+    reasons = rollout.reasons if own else (*rollout.reasons, reason)
+    told = state.change(rollout, state=WATCHED, since=now(), terms=terms_now, reasons=reasons)
+    if before in (None, version):
+        return state.end(told, "kept", ["nothing served before that it could be rolled back to"])
+    return told
+
+
+def challenge(
+    project: Project,
+    version: int,
+    reason: str,
+    *,
+    stage: Stage | None = None,
+    share: float | None = None,
+    bake: float | None = None,
+    by_hand: bool = True,
+    who: str = "",
+) -> Rollout:
+    """Set a version beside the champion, or change the terms of one that stands there.
+
+    What is not told stays as it is. Raises GateClosed if there is no such version or no champion, or if
+    the gate did not pass it and nobody took it upon themselves.
+    """
+    registry, state = project.registry, project.releases
+    with state.hold():
+        reconcile_previous(project)
+        champion = registry.aliases().get("champion")
+        _require_challenger(project, version, champion, by_hand=by_hand)
+        known = state.current()
+        mine = known if known and (known.version, known.state) == (version, BESIDE) else None
+        known_terms = parse_terms(registry.read_version_tag(version, TERMS)) if mine else Terms()
+        given = {"stage": stage, "share": share, "bake": bake}
+        terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
+        who = who or name_caller()
+        if known and not mine:
+            end_rollout(project, f"{who} set version {version} beside the champion: {reason}")
+        registry.tag(version, TERMS, terms.to_text())
+        if mine is None:
+            rollout = state.open_rollout(version, champion, asdict(terms), BESIDE, [reason])
+        elif terms == known_terms:
+            rollout = mine
+        else:
+            rollout = _change_terms(project, mine, known_terms, terms, reason)
+        _set_challenger(project, version, reason, who, by_hand=by_hand, rollout=rollout)
+    return rollout
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at a rollout came to: "promote", "stop", "roll back", "keep", "go on" or "overtaken"."""
+
+    rollout: Rollout
+    action: str
+    reasons: tuple[str, ...]
+
+
+def look(project: Project, until: datetime) -> Looked | None:
+    """Judge the rollout under way by what is known at `until`, and do what follows; None if there is none.
+
+    Looking again changes nothing, and a look never overrides a person.
+    """
+    reconcile_previous(project)
+    rollout = project.releases.current()
+    if rollout is None or rollout.state not in {BESIDE, WATCHED}:
+        return None
+    action, reasons = judge_rollout(project, rollout, until)
+    with project.releases.hold():
+        reconcile_previous(project)
+        known = project.releases.current()
+        if known is None or (known.id, known.state, known.since) != (
+            rollout.id,
+            rollout.state,
+            rollout.since,
+        ):
+            return Looked(known or rollout, "overtaken", ("somebody moved an alias meanwhile",))
+        try:
+            return Looked(_act(project, rollout, action, reasons), action, reasons)
+        except PerennialError as error:
+            return Looked(rollout, "go on", (*reasons, f"cannot {action} now: {error}"))
+
+
+@task(name="rollout", cache_policy=NO_CACHE)
+def look_at_rollout(project: Project, until: datetime) -> str:
+    """Look as a step of a larger flow, and show what it came to."""
+    found = look(project, until)
+    if found is None:
+        return "no release is under way"
+    text = f"version {found.rollout.version}: {found.action} ({'; '.join(found.reasons)})"
+    publish("rollout", text, "The release under way")
+    return text
+
+
+def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
+    """Return what is to be done with a rollout, and why; nothing is done."""
+    if rollout.state == BESIDE:
+        found = compare(*gather_days(project, rollout, until))
+        return found.action, found.reasons
+    verdict = judge_watch(gather_watch(project, rollout, until), float(rollout.terms["bake"]))
+    return verdict.action, verdict.reasons
+
+
+def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
+    state, why = project.releases, "; ".join(reasons)
+    if action == "promote":
+        terms = parse_terms(project.registry.read_version_tag(rollout.version, TERMS))
+        return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
+    if action == "stop":
+        withdraw(project, rollout.version, why, LOOK, rollout.id)
+        return state.end(rollout, "stopped", reasons)
+    if action == "roll back":
+        roll_back(project, why, by_hand=False, who=LOOK, rollout=rollout.id)
+        return state.end(rollout, "rolled back", reasons)
+    return state.end(rollout, "kept", reasons) if action == "keep" else rollout
+
+
+def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
+    told = f"{old.stage} at {old.share:.0%} became {new.stage} at {new.share:.0%}: {reason}"
+    # Another stage or share is another experiment: days of before are not counted with those after.
+    fresh: dict[str, Any] = {} if (old.stage, old.share) == (new.stage, new.share) else {"since": now()}
+    return project.releases.change(rollout, terms=asdict(new), reasons=[*rollout.reasons, told], **fresh)
+
+
+def _set_challenger(
+    project: Project, version: int, reason: str, who: str, *, by_hand: bool, rollout: Rollout
+) -> None:
+    registry, state, began = project.registry, project.releases, time.monotonic()
+    before = registry.aliases().get("challenger")
+    if before == version:
+        return
+    how = BY_HAND if by_hand else AUTOMATIC
+    move = state.begin("challenger", before, version, who=who, how=how, reason=reason, rollout=rollout.id)
+    registry.set_alias("challenger", version)
+    state.finish(move, time.monotonic() - began)
+
+
+def _require_challenger(project: Project, version: int, champion: int | None, *, by_hand: bool) -> None:
+    verdict = project.registry.read_version_tag(version, "perennial.gate")
+    if not project.registry.has(version):
+        got, expected = "no such version", "one that is registered"
+    elif champion is None or champion == version:
+        got, expected = f"champion {champion or 'none'}", "another version as the champion"
+    elif verdict != "passed" and not by_hand:
+        got, expected = f"gate verdict {verdict or 'none'}", "passed"
+    else:
+        return
+    step = "Look at the versions in MLflow, and at `perennial history`."
+    raise GateClosed(f"challenge by version {version}", got=got, expected=expected, next_step=step)

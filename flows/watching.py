@@ -1,0 +1,170 @@
+"""What is known of a release under way: each whole day's difference in log loss, and what its answers were.
+
+What belongs to a release is told by when it was answered, on the clock of this machine; which day it belongs
+to by when it was asked for, on the data's own. A day counts once the last label of it could have come.
+"""
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from feature_repo.contract import Period
+from feature_repo.errors import PerennialError
+from feature_repo.settings import Settings
+from flows.children import fetch
+from flows.label import read_labels
+from flows.policy.gate import log_loss
+from flows.policy.watch import Watched
+from flows.project import Project
+from flows.release_state import Rollout
+from flows.served import parse_features
+
+REACH = timedelta(days=120)  # how far back of the data's time a release may have begun
+FAILURES = ("champion_failed", "champion_late", "champion_refused", "champion_unreachable")
+BUCKET = re.compile(r'^perennial_predict_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+Days = tuple[list[float], list[float]]  # differences, sizes
+
+
+def gather_days(project: Project, rollout: Rollout, until: datetime) -> Days:
+    """Return, by whole day beside the champion, its log loss less the champion's, and how many rows tell.
+
+    In shadow both were asked the same; in a canary each of its own share, and a day tells as much as the
+    smaller arm lets it. Answers that somebody pinned to an arm were not drawn, and do not count.
+    """
+    answers = _read_answers(project, rollout, until).filter(pl.col("reason") == "ok")
+    told = _attach_outcomes(project, answers, until)
+    champion = told.filter(
+        pl.col("served_by") == "champion", pl.col("model_version") == str(rollout.baseline)
+    )
+    if rollout.terms["stage"] == "shadow":
+        since = datetime.fromisoformat(rollout.since)
+        scored = project.journal.read_shadows(Period(since, datetime(9999, 1, 1, tzinfo=UTC)))
+        mine = scored.filter(model_version=str(rollout.version)).select("prediction_id", other="score")
+        return _pair(champion.join(mine, on="prediction_id"))
+    challenger = told.filter(
+        pl.col("served_by") == "challenger", pl.col("model_version") == str(rollout.version)
+    )
+    arms = [
+        _add_loss(one).group_by("day").agg(pl.col("loss").mean(), pl.len()) for one in (challenger, champion)
+    ]
+    both = arms[0].join(arms[1], on="day", suffix="_other").sort("day")
+    sizes = both["len"] * both["len_other"] / (both["len"] + both["len_other"])
+    return (both["loss"] - both["loss_other"]).to_list(), sizes.to_list()
+
+
+def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched:
+    """Return what is known of a new champion since its promotion."""
+    answers, version = _read_answers(project, rollout, until), str(rollout.version)
+    # Until every worker has followed, the one before goes on answering; a full queue is not a model's fault.
+    before = (pl.col("served_by") == "champion") & (pl.col("model_version") == str(rollout.baseline))
+    asked = answers.filter(
+        ~before, ~pl.col("served_by").is_in(["challenger"]), pl.col("reason") != "overloaded"
+    )
+    mine = asked.filter(pl.col("served_by") == "champion", pl.col("model_version") == version)
+    first = mine["requested_at"].min()
+    days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
+    differences, sizes, trouble = _compare_with_before(project, rollout, mine, until)
+    earlier = rollout.terms.get("latency") or {}
+    return Watched(
+        asked=len(asked),
+        answered=len(mine),
+        failed=int(asked["reason"].is_in(FAILURES).sum()),
+        before_ms=earlier.get("p95_ms"),
+        after_ms=find_p95(read_latency(project.settings), earlier.get("counts", {})),
+        differences=differences,
+        sizes=sizes,
+        days=max(days, 0.0),
+        wait=project.problem.horizon / timedelta(days=1),
+        comparable=trouble,
+    )
+
+
+def read_latency(settings: Settings) -> dict[str, float]:
+    """Return how many answers took at most so many seconds, by limit; empty if the service is silent."""
+    text = (fetch(f"{settings.service_url}/metrics", 2.0) or b"").decode()
+    return {limit: float(count) for limit, count in BUCKET.findall(text)}
+
+
+def find_p95(now: dict[str, float], before: dict[str, float]) -> float | None:
+    """Return the 95th percentile, in ms, of what was answered in between; None if that is unknown."""
+    counts = {limit: count - before.get(limit, 0.0) for limit, count in now.items()}
+    total = counts.get("+Inf", 0.0)
+    if total < 100 or min(counts.values()) < 0:  # too few, or a service that began to count anew
+        return None
+    limits = sorted((float(limit), count) for limit, count in counts.items())
+    reached = next(limit for limit, count in limits if count >= 0.95 * total)
+    return reached * 1_000
+
+
+def _read_answers(project: Project, rollout: Rollout, until: datetime) -> pl.DataFrame:
+    read = project.journal.read_predictions(Period(until - REACH, until))
+    read = read.filter(~pl.col("prediction_id").is_in(project.journal.list_replayed()))
+    kind = pl.Datetime("us", "UTC")
+    instants = (
+        pl.col(n).str.to_datetime("%+", time_unit="us", time_zone="UTC").cast(kind)
+        for n in ("requested_at", "received_at")
+    )
+    since = datetime.fromisoformat(rollout.since)
+    return read.with_columns(*instants).filter(pl.col("received_at") >= since)
+
+
+def _attach_outcomes(project: Project, answers: pl.DataFrame, until: datetime) -> pl.DataFrame:
+    """Return the answers whose day is whole, with day and outcome."""
+    labels = read_labels(project.lake, Period(until - REACH, until), until)
+    known = labels.filter(pl.col("outcome").is_not_null()).select("prediction_id", "outcome")
+    zone = project.problem.time_zone
+    local = pl.col("requested_at").dt.convert_time_zone(zone).dt.date()
+    told = answers.join(known, on="prediction_id").with_columns(day=local)
+    whole = [day for day in told["day"].unique() if project.day(day).until + project.problem.horizon <= until]
+    return told.filter(pl.col("day").is_in(whole))
+
+
+def _compare_with_before(
+    project: Project, rollout: Rollout, mine: pl.DataFrame, until: datetime
+) -> tuple[list[float], list[float], str]:
+    """Return each whole day's log loss less that of the version before, on the very same features."""
+    told = _attach_outcomes(project, mine, until)
+    if rollout.baseline is None:
+        return [], [], "there is no version before"
+    try:
+        scores = _score_again(project.package(rollout.version), project.package(rollout.baseline), told)
+    except (PerennialError, OSError, ValueError, KeyError) as error:
+        return [], [], f"version {rollout.baseline} cannot be asked again: {error}"
+    differences, sizes = _pair(told.with_columns(other="score", score=pl.Series(scores, dtype=pl.Float64)))
+    return differences, sizes, ""
+
+
+def _score_again(new: Path, old: Path, told: pl.DataFrame) -> list[float]:
+    from services.package import load_package
+
+    if not len(told):
+        return []
+    contract = json.loads((new / "contract.json").read_text())
+    package, known = load_package(old), parse_features(told, contract)
+    names = [feature["name"] for feature in package.contract["features"]]
+    if lacking := sorted(set(names) - set(known.columns)):
+        raise ValueError(f"no {', '.join(lacking)} in the journal")
+    return package.predict(known.select(names).to_dicts())
+
+
+def _pair(told: pl.DataFrame) -> Days:
+    """Return by day the mean of the loss of `other` less that of `score`, and the rows."""
+    outcomes = told["outcome"].to_numpy()
+    one, other = (log_loss(outcomes, told[name].to_numpy()) for name in ("score", "other"))
+    return _by_day(told["day"], other - one)
+
+
+def _by_day(days: pl.Series, values: Any) -> Days:
+    frame = pl.DataFrame({"day": days, "value": np.asarray(values, dtype=float)})
+    daily = frame.group_by("day").agg(pl.col("value").mean(), pl.len()).sort("day")
+    return daily["value"].to_list(), daily["len"].cast(pl.Float64).to_list()
+
+
+def _add_loss(told: pl.DataFrame) -> pl.DataFrame:
+    loss = log_loss(told["outcome"].to_numpy(), told["score"].to_numpy())
+    return told.with_columns(loss=pl.Series(loss, dtype=pl.Float64))

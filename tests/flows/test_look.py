@@ -1,0 +1,176 @@
+"""Looks at a release: what they decide, what they do, and that they never override a person."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from feature_repo.contract import Period
+from flows.label import LABEL_SCHEMA, TABLE
+from flows.release import promote_version, reconcile_previous
+from flows.rollout import challenge, look, release_passed
+from services.journal import Prediction, ShadowScore, format_instant
+from tests import toy
+from tests.packages import FakeRegistry, write_package
+
+NOON = timedelta(hours=12)
+PER_DAY = 40
+HORIZON = toy.TOY.horizon
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packages")
+    return [write_package(folder / str(seed), toy.TOY, seed) for seed in (1, 2)]
+
+
+@pytest.fixture
+def project(make_toy, packages, monkeypatch):
+    """A toy project whose first version serves; the second one passed the gate."""
+    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    made = make_toy()
+    nobody = dict.fromkeys(("prefect_port", "prometheus_port", "alertmanager_port", "service_port"), 1)
+    made = replace(made, settings=made.settings.model_copy(update={"required_monitors": "", **nobody}))
+    vars(made)["registry"] = registry = FakeRegistry()
+    for package in packages:
+        registry.register(package, "run", {"perennial.gate": "passed"})
+    promote_version(made, 1, "first", by_hand=True)
+    return made
+
+
+def live(project, days, score, served_by="champion", version=1, reason="ok", other=None, first=0):
+    """Journal `PER_DAY` answers a day, label them, and journal the challenger's scores if there are any."""
+    rng = np.random.default_rng(first)
+    answers, labels, shadows = [], [], []
+    features = json.dumps({"shop": "north", "amount": 5.0, "hour": 12.0, "shop_returned_1d": 5.0})
+    for day in range(first, first + days):
+        at = toy.START + timedelta(days=day) + NOON
+        for i in range(PER_DAY):
+            outcome = float(rng.random() < 0.5)
+            name = f"{served_by}-{version}-{reason}-{day}-{i}"
+            p = abs(1 - outcome - score) if score is not None else 0.5  # how sure of what came
+            now = format_instant(datetime.now(UTC) + timedelta(seconds=1))
+            told = (str(version), served_by, reason, p, features, "[]", "{}")
+            answers.append(Prediction(name, name, format_instant(at), now, *told))
+            row = (name, name, at, at + timedelta(days=3), p, outcome, "settled", str(version), served_by)
+            labels.append(row)
+            if other is not None:
+                shadows.append(ShadowScore(name, "2", abs(1 - outcome - other), now))
+    project.journal.append(answers)
+    if shadows:
+        project.journal.submit_shadows(shadows).result()
+    known = project.lake.read(TABLE)
+    frame = pl.DataFrame(labels, schema=LABEL_SCHEMA, orient="row")
+    frame = pl.concat([known.cast(LABEL_SCHEMA), frame]) if known.width else frame
+    project.lake.replace(TABLE, frame, Period(toy.START, toy.START + timedelta(days=99)), by="known_at")
+
+
+def until(day):
+    """An instant by which all labels of the days before are in."""
+    return toy.START + timedelta(days=day) + HORIZON
+
+
+def noisy(project, days, other, spread=0.02):
+    """Days beside the champion that differ a little from each other."""
+    for day in range(days):
+        live(project, 1, 0.6, other=other + spread * (-1) ** day, first=day)
+
+
+def test_a_shadow_that_is_surely_better_is_promoted_and_watched(project):
+    """The same path as any promotion, by nobody's hand, and the record says why."""
+    rollout = release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 6, 0.8)
+    assert look(project, until(6)).action == "go on"
+    assert project.registry.named["champion"] == 1
+    live(project, 1, 0.6, other=0.8, first=6)
+    live(project, 1, 0.6, other=0.82, first=7)
+    found = look(project, until(8))
+    assert (found.action, found.rollout.state, found.rollout.id) == ("promote", "watched", rollout.id)
+    assert project.registry.named == {"champion": 2, "previous": 1}
+    move = next(m for m in reversed(project.releases.moves()) if m.alias == "champion")
+    assert (move.how, move.rollout) == ("automatic", rollout.id)
+    assert "surely better" in move.reason
+
+
+def test_days_whose_labels_may_still_come_do_not_count(project):
+    """Early labels are not all labels."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 8, 0.8)
+    assert look(project, until(6)).action == "go on"
+    assert look(project, until(8)).action == "promote"
+
+
+def test_a_shadow_that_is_surely_worse_is_taken_away(project):
+    """The challenger's alias goes, the champion stays."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 8, 0.4)
+    found = look(project, until(8))
+    assert (found.action, found.rollout.state) == ("stop", "stopped")
+    assert project.registry.named == {"champion": 1}
+
+
+def test_arms_of_a_canary_are_compared_and_pinned_answers_are_not(project):
+    """Each day's mean of one arm against the other's; a pin is no draw."""
+    release_passed(project, 2, "newer labels", stage="canary")
+    for day in range(9):
+        live(project, 1, 0.6 + 0.01 * (-1) ** day, first=day)
+        live(project, 1, 0.8, served_by="challenger", version=2, first=day)
+        live(project, 1, 0.01, served_by="challenger", version=2, reason="pinned", first=day)
+    assert look(project, until(9)).action == "promote"
+
+
+def test_a_look_never_overrides_a_person(project):
+    """Whoever moved an alias, by click or command, has the last word."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 8, 0.8)
+    third = project.registry.register(project.registry.packages[1], "run", {})
+    project.registry.named["champion"] = third
+    assert look(project, until(8)) is None
+    assert project.registry.named["champion"] == third
+    assert project.releases.rollouts()[-1].state == "overridden"
+
+
+def test_a_breach_in_the_bake_time_is_rolled_back(project):
+    """A champion that fails on many of its rows goes, at the next look, without a label."""
+    release_passed(project, 2, "newer labels")
+    live(project, 2, None, version=2, first=0)
+    live(project, 2, None, served_by="previous", version=1, reason="champion_failed", first=0)
+    found = look(project, until(0) + timedelta(days=1))
+    assert (found.action, found.rollout.state) == ("roll back", "rolled back")
+    assert found.reasons[0].startswith("errors")
+    assert project.registry.named["champion"] == 1
+    assert look(project, until(1)) is None
+
+
+def test_a_champion_worse_than_the_one_before_is_rolled_back_for_quality(project):
+    """The version before is asked about the very same features, once their labels are whole."""
+    release_passed(project, 2, "newer labels")
+    for day in range(8):
+        live(project, 1, 0.05 + 0.001 * day, version=2, first=day)  # nearly always wrong
+    found = look(project, until(8))
+    assert found.action == "roll back", found.reasons
+    assert found.reasons[0].startswith("quality")
+
+
+def test_a_bake_time_shorter_than_the_labels_wait_keeps_but_does_not_call_good(project):
+    """It says that quality was not judged, and the rollout keeps that."""
+    challenge(project, 2, "soon", bake=1)
+    project.releases.end(project.releases.current(), "stopped", [])
+    release_passed(project, 2, "newer labels")
+    rollout = project.releases.change(project.releases.current(), terms={"bake": 1.0, "stage": "shadow"})
+    live(project, 2, 0.6, version=2)
+    found = look(project, toy.START + timedelta(days=2))
+    assert (found.action, found.rollout.id, found.rollout.state) == ("keep", rollout.id, "kept")
+    assert any("quality not judged" in reason for reason in found.rollout.reasons)
+
+
+def test_a_version_that_was_deleted_stops_no_look(project):
+    """What stood beside the champion is gone: that is a person's doing, and the end of it."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    del project.registry.packages[2], project.registry.named["challenger"]
+    assert look(project, until(8)) is None
+    reconcile_previous(project)
+    assert project.registry.named == {"champion": 1}

@@ -1,0 +1,220 @@
+"""Rollouts: beside the champion or watched as the champion, each with its own reasons."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from feature_repo.errors import GateClosed, ReleaseBusy
+from flows.keeper import Keeper
+from flows.release import promote_version, reconcile_previous, roll_back
+from flows.release_state import ReleaseState
+from flows.rollout import challenge, release_passed
+from flows.served_history import find_served, list_spells
+from services.routing import TERMS, parse_terms
+from tests.packages import FakeRegistry
+
+
+@pytest.fixture
+def project(make_toy, tmp_path, monkeypatch):
+    """A toy project with three versions that the gate passed, and no monitor to wait for."""
+    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    toy = make_toy()
+    nobody = dict.fromkeys(("prefect_port", "prometheus_port", "alertmanager_port"), 1)
+    free = toy.settings.model_copy(update={"required_monitors": "", **nobody})
+    (tmp_path / "package").mkdir()
+    toy = replace(toy, settings=free)
+    vars(toy)["registry"] = registry = FakeRegistry()
+    for _ in range(3):
+        registry.register(tmp_path / "package", "run", {"perennial.gate": "passed"})
+    return toy
+
+
+def test_a_release_at_once_is_watched(project):
+    """The champion moves, and the rollout knows what it is compared with."""
+    assert release_passed(project, 1, "first").state == "kept"
+    rollout = release_passed(project, 2, "newer labels")
+    assert (rollout.state, rollout.version, rollout.baseline) == ("watched", 2, 1)
+    assert project.registry.named == {"champion": 2, "previous": 1}
+    assert release_passed(project, 2, "again").id == rollout.id
+
+
+def test_a_release_in_shadow_or_canary_leaves_the_champion(project):
+    """The challenger's alias and the tag with its terms are all that the workers need."""
+    release_passed(project, 1, "first", stage="canary")
+    assert project.registry.named == {"champion": 1}
+    rollout = release_passed(project, 2, "newer labels", stage="canary")
+    assert (rollout.state, project.registry.named["challenger"]) == ("beside", 2)
+    assert parse_terms(project.registry.read_version_tag(2, TERMS)).stage == "canary"
+
+
+def test_a_version_that_the_gate_did_not_pass_is_not_released(project, tmp_path):
+    """By a person it may still be set beside the champion; not by itself."""
+    release_passed(project, 1, "first")
+    version = project.registry.register(tmp_path / "package", "run", {"perennial.gate": "rejected"})
+    for stage in ("full", "shadow", "canary"):
+        with pytest.raises(GateClosed, match="rejected"):
+            release_passed(project, version, "it is new", stage=stage)
+    assert project.registry.named == {"champion": 1}
+    assert challenge(project, version, "to see").version == version
+
+
+def test_a_challenge_keeps_what_is_not_named(project):
+    """An open canary stays one, unless its stage is named."""
+    release_passed(project, 1, "first")
+    challenge(project, 2, "try", stage="canary", share=0.2)
+    rollout = challenge(project, 2, "longer", bake=14)
+    assert rollout.terms == {"stage": "canary", "share": 0.2, "bake": 14}
+    again = challenge(project, 2, "quieter", stage="shadow")
+    assert (again.id, again.terms["stage"], again.terms["share"]) == (rollout.id, "shadow", 0.2)
+
+
+def test_another_stage_counts_its_days_anew(project):
+    """What was seen in shadow is not counted with the canary; a longer bake time changes nothing."""
+    release_passed(project, 1, "first")
+    first = challenge(project, 2, "try")
+    assert challenge(project, 2, "longer", bake=14).since == first.since
+    assert challenge(project, 2, "louder", stage="canary").since > first.since
+
+
+def test_reasons_belong_to_one_rollout(project):
+    """A second release of the same version does not tell of the first."""
+    release_passed(project, 1, "first")
+    challenge(project, 2, "once")
+    challenge(project, 3, "other")
+    second = challenge(project, 2, "twice")
+    assert second.reasons == ("twice",)
+    first = project.releases.rollouts()[1]
+    assert (first.state, first.reasons[0]) == ("overridden", "once")
+
+
+@pytest.mark.parametrize("act", ["promote", "roll back", "click"])
+def test_a_persons_move_ends_a_rollout(project, act):
+    """By command or in MLflow: what was under way is over, and says by whom."""
+    promote_version(project, 1, "first", by_hand=True)
+    promote_version(project, 3, "second", by_hand=True)
+    rollout = challenge(project, 2, "try")
+    if act == "promote":
+        promote_version(project, 2, "I like it", by_hand=True, who="ann")
+    elif act == "roll back":
+        roll_back(project, "I do not", who="ann")
+    else:
+        project.registry.named["champion"] = 2
+        reconcile_previous(project)
+    ended = project.releases.rollout(rollout.id)
+    assert ended.state == "overridden"
+    assert ("somebody moved champion" if act == "click" else "ann") in ended.reasons[-1]
+
+
+def test_promoted_challengers_are_challengers_no_more(project):
+    """The alias goes with the promotion, and the record has both moves."""
+    promote_version(project, 1, "first", by_hand=True)
+    challenge(project, 2, "try")
+    promote_version(project, 2, "good", by_hand=True)
+    assert project.registry.named == {"champion": 2, "previous": 1}
+    assert [(m.alias, m.after) for m in project.releases.moves()][-2:] == [
+        ("challenger", None),
+        ("champion", 2),
+    ]
+
+
+def test_no_canary_goes_on_without_a_rollout(project):
+    """Whoever ends it, nobody's traffic is left with a challenger that nothing watches."""
+    release_passed(project, 1, "first")
+    challenge(project, 2, "try", stage="canary")
+    promote_version(project, 3, "no, this one", by_hand=True)
+    assert project.registry.named == {"champion": 3, "previous": 1}
+
+
+def test_a_click_on_the_champion_is_kept_with_from_and_to(project):
+    """`previous` is what served before, whoever moved it, and nothing is recorded twice."""
+    promote_version(project, 1, "first", by_hand=True)
+    project.registry.named["champion"] = 2
+    for _ in range(2):
+        reconcile_previous(project)
+    assert project.registry.named == {"champion": 2, "previous": 1}
+    last = project.releases.moves()[-1]
+    assert (last.before, last.after, last.how) == (1, 2, "noticed")
+    assert len(project.releases.moves()) == 2
+
+
+def test_a_deleted_version_blocks_no_way(project):
+    """The one before is gone, so the last one that is left serves; a click is followed all the same."""
+    for version in (1, 2, 3):
+        promote_version(project, version, "on", by_hand=True)
+    del project.registry.packages[2], project.registry.named["previous"]
+    assert roll_back(project, "bad").after == 1
+    del project.registry.packages[1]
+    project.registry.named["champion"] = 3
+    reconcile_previous(project)
+    assert project.releases.last("champion") == 3
+    with pytest.raises(GateClosed, match="no such version"):
+        promote_version(project, 2, "gone", by_hand=True)
+
+
+def test_a_move_that_was_killed_is_finished_or_dropped(project):
+    """What came to pass keeps who wanted it and why; what did not leaves nothing."""
+    promote_version(project, 1, "first", by_hand=True)
+    state, told = project.releases, {"who": "ann", "how": "by hand", "reason": "why not", "rollout": None}
+    state.begin("champion", 1, 2, **told)
+    reconcile_previous(project)
+    assert [move.after for move in state.moves()] == [1]
+    state.begin("champion", 1, 2, **told)
+    project.registry.named["champion"] = 2  # killed right after
+    reconcile_previous(project)
+    assert [(move.after, move.who) for move in state.moves()][-1] == (2, "ann")
+    assert project.registry.named["previous"] == 1
+
+
+def test_what_served_is_known_at_any_instant(project):
+    """Before the first move nothing did; between two moves the first of them."""
+    promote_version(project, 1, "first", by_hand=True)
+    promote_version(project, 2, "second", by_hand=True)
+    moves = project.releases.moves()
+    first, second = (datetime.fromisoformat(move.at) for move in moves)
+    between = first + (second - first) / 2
+    asked = (first - timedelta(seconds=1), between, second)
+    assert [find_served(moves, at)["champion"] for at in asked] == [None, 1, 2]
+    assert [spell["to"] for spell in list_spells(moves, second)] == [1, 2]
+
+
+def test_the_keeper_sees_a_click_once(project):
+    """It asks for the aliases alone while nothing moves; trouble ends nothing."""
+    promote_version(project, 1, "first", by_hand=True)
+    keeper = Keeper(project, project.registry.aliases)
+    assert [keeper.tend(), keeper.tend()] == [True, False]
+    project.registry.named["champion"] = 2
+    project.registry.down = True
+    assert not keeper.tend()
+    project.registry.down = False
+    assert [keeper.tend(), keeper.tend()] == [True, False]
+    assert project.registry.named["previous"] == 1
+
+
+def test_two_processes_do_not_move_at_once(project):
+    """Who comes second waits, and says so if it takes too long."""
+    other = ReleaseState(project.settings.home)
+    with project.releases.hold(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flows.release_state.PATIENCE", 0.05)
+        with pytest.raises(ReleaseBusy), other.hold():
+            pass
+
+
+@pytest.mark.parametrize(
+    "reason", ["[bold]a[/bold] [/x]", "a\n| b | <b> '; DROP TABLE moves", "\x00\ud7ff é"]
+)
+def test_a_reason_is_text_and_nothing_else(project, reason, monkeypatch):
+    """Markup, quotes and control characters stay what they are, in the record and in the table."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from flows import cli_release
+
+    promote_version(project, 1, reason, by_hand=True)
+    assert project.releases.moves()[-1].reason == reason
+    told = StringIO()
+    Console(file=told, width=200).print(
+        cli_release._draw(list_spells(project.releases.moves(), datetime.now(UTC)))
+    )
+    assert reason.splitlines()[0][:8].strip("\x00") in told.getvalue()

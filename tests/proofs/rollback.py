@@ -1,0 +1,138 @@
+"""From the click in the MLflow UI to the last worker that serves the old version, 20 times under load.
+
+A real MLflow, the real service with two workers, features of real flights, two small models, clients that ask
+on and retry nothing. The click is the very request that the UI's "Save aliases" sends. Each worker tells at
+/live when it changed its champion; the keeper runs beside it, and what it wrote down is checked.
+"""
+
+import contextlib
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.load import Load, steady_load
+from tests.proofs.replicas import _fill_home, _register
+
+Figure = dict[str, Any]
+WORKERS, CLIENTS, PAUSE, TIMES, LIMIT = 2, 4, 0.02, 20, 60.0
+
+
+@dataclass
+class World:
+    """What runs."""
+
+    settings: Any
+    project: Any
+    versions: tuple[int, int]
+    load: Load
+
+
+def measure() -> Iterator[Figure]:
+    """Yield the figures."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as world:
+        world.load.cut()
+        before = len(world.project.releases.moves())
+        taken, late = [], 0
+        for n in range(TIMES):
+            to, back = world.versions[n % 2], world.versions[(n + 1) % 2]
+            taken.append(roll_back(world, to))
+            late += not _await(lambda back=back: world.project.registry.aliases().get("previous") == back)
+        seen = world.load.cut()
+        moves = [m for m in world.project.releases.moves()[before:] if m.alias == "champion"]
+    told = {
+        "median": round(statistics.median(taken), 3),
+        "worst": round(max(taken), 3),
+        "load": os.getloadavg()[0],
+    }
+    name = f"click in the MLflow UI to the last of {WORKERS} workers, seconds"
+    yield _tell(f"{name}: median of {TIMES}", told, "< 1", told["median"] < 1)
+    yield _tell(f"{name}: worst of {TIMES}", told["worst"], "< 2", told["worst"] < 2)
+    ok = not seen.failed and seen.answered == seen.sent > 0
+    yield _tell("requests that failed meanwhile", seen.describe(), 0, ok)
+    yield _tell("clicks after which `previous` was not the one before", late, 0, late == 0)
+    wanted = [world.versions[n % 2] for n in range(TIMES)]
+    kept = [move.after for move in moves]
+    yield _tell("clicks in the record, in order", len(kept), TIMES, kept == wanted)
+
+
+def roll_back(world: World, version: int) -> float:
+    """Move the alias as the UI does; return the seconds until the last worker served the version."""
+    name, url = world.project.problem.name, world.settings.mlflow_url
+    body = {"name": name, "alias": "champion", "version": str(version)}
+    clicked = time.time()
+    httpx.post(
+        f"{url}/ajax-api/2.0/mlflow/registered-models/alias", json=body, timeout=LIMIT
+    ).raise_for_status()
+    changed: dict[int, float] = {}
+    deadline = time.monotonic() + LIMIT
+    while len(changed) < WORKERS:
+        if time.monotonic() > deadline:
+            return LIMIT
+        # A new connection each time, so that every worker gets its turn.
+        told = httpx.get(f"{world.settings.service_url}/live", timeout=LIMIT).json()
+        if told["champion"] == str(version):
+            changed[told["pid"]] = datetime.fromisoformat(told["champion_since"]).timestamp()
+        time.sleep(0.02)
+    return max(changed.values()) - clicked
+
+
+@contextlib.contextmanager
+def running(home: Path) -> Iterator[World]:
+    """Run MLflow with two models, the service on real features, the keeper, and the load."""
+    from feature_repo.settings import Settings
+    from flows.keeper import keeping
+    from flows.project import open_project
+    from flows.stack import running_stack
+    from flows.stack_services import build_environment, build_services
+    from tests.ports import find_free_port
+
+    ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}
+    settings = Settings(home=home, schedules=False, service_workers=WORKERS, **ports)
+    bodies, before = _fill_home(home), dict(os.environ)
+    quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1"}
+    os.environ.update({**build_environment(settings), **quiet})
+    try:
+        known = {s.name: s for s in build_services(settings)}
+        services = [known["mlflow"], replace(known["service"], after=("mlflow",), needs=())]
+        with running_stack(settings, services):
+            registry, versions = _register(settings)
+            for version in versions:  # both have served: a roll-back goes to what did
+                registry.set_alias("champion", version)
+                assert _await(lambda v=version: _serve(settings, v)), version
+            project = open_project(settings)
+            with (
+                keeping(project),
+                steady_load(settings.service_url, bodies, CLIENTS, PAUSE) as load,
+            ):
+                assert _await(lambda: project.releases.last("champion") == versions[1])
+                yield World(settings, project, versions, load)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(settings: Any, version: int) -> bool:
+    from flows.traffic import await_version
+
+    return await_version(settings.service_url, version, WORKERS, LIMIT) is not None
+
+
+def _await(holds: Any) -> bool:
+    deadline = time.monotonic() + LIMIT
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _tell(name: str, value: Any, bar: Any, ok: bool) -> Figure:
+    return {"name": name, "value": value, "bar": bar, "ok": bool(ok)}

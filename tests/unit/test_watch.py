@@ -1,0 +1,55 @@
+"""The watch: what breaks is rolled back, and what could not be judged is not called good."""
+
+import numpy as np
+
+from flows.policy.watch import Watched, judge_watch
+
+WELL = Watched(asked=5_000, answered=4_990, failed=0, before_ms=5, after_ms=6, days=8, wait=1)
+NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
+
+
+def test_a_calm_bake_time_ends_in_keeping_it():
+    """Nothing broke and quality was judged: the new champion stays."""
+    seen = Watched(asked=10, answered=10, days=14, wait=1, differences=NOISE, sizes=[100] * 12)
+    verdict = judge_watch(seen, 14)
+    assert (verdict.action, verdict.quality) == ("keep", "ok")
+
+
+def test_it_goes_on_until_the_bake_time_is_over():
+    """A calm start is no end."""
+    assert judge_watch(WELL, 14).action == "go on"
+
+
+def test_a_watch_shorter_than_the_labels_wait_says_so():
+    """Kept, as nothing else broke, but never called good."""
+    verdict = judge_watch(WELL, 5)
+    assert (verdict.action, verdict.quality) == ("keep", "not judged")
+    assert "quality not judged" in verdict.reasons[0]
+    assert "shorter than labels take" in verdict.reasons[0]
+
+
+def test_each_breach_is_named_and_rolls_back():
+    """Quality, errors, coverage and latency: any of them is enough."""
+    from dataclasses import replace
+
+    broken = {
+        "quality": replace(WELL, differences=0.1 + NOISE, sizes=[100] * 12),
+        "errors": replace(WELL, failed=200),
+        "coverage": replace(WELL, answered=4_000),
+        "latency": replace(WELL, after_ms=80),
+    }
+    for name, seen in broken.items():
+        verdict = judge_watch(seen, 14)
+        assert verdict.action == "roll back", name
+        assert verdict.reasons[0].startswith(name), verdict.reasons
+
+
+def test_few_failures_are_no_breach():
+    """Two of three may be chance; a bound is asked, not a share."""
+    assert judge_watch(Watched(asked=3, answered=2, failed=1, days=0.1), 7).action == "go on"
+
+
+def test_who_cannot_be_compared_is_not_judged():
+    """The version before may be gone: the watch says so."""
+    verdict = judge_watch(Watched(days=9, comparable="version 1 is gone"), 7)
+    assert verdict.reasons[0] == "quality not judged: version 1 is gone"
