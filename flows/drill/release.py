@@ -22,13 +22,11 @@ def inject(stage: "Stage", diary: Diary) -> None:
     stage.project.registry.set_alias("champion", worse)
     diary.inject(f"version {worse}, trained on inverted outcomes, is made champion in MLflow", stage.now)
     diary.require(stage.await_champion(worse) is not None, f"not every worker took up version {worse}")
-    found = None
-    while not (found and found.action == "roll back") and (stage.now - begun).days < LONGEST:
+    while stage.champion == worse and (stage.now - begun).days < LONGEST:
         stage.play_day(per_day=PER_DAY)
-        found = stage.defences.watch_release(stage.project, stage.now)
-    why = "; ".join(found.reasons) if found else "nobody watches it"
-    undone = found is not None and found.action == "roll back"
-    if not diary.require(undone, f"version {worse} was not undone in {LONGEST} days: {why}"):
+        stage.defences.watch_release(stage.project, stage.now)
+    why = _tell_watch(stage.project, worse)
+    if not diary.require(stage.champion != worse, f"version {worse} was not undone in {LONGEST} days: {why}"):
         return
     diary.notice("release watch", why, stage.now)
     diary.answer("release watch", f"moved champion back from version {worse} to version {before}", stage.now)
@@ -37,6 +35,12 @@ def inject(stage: "Stage", diary: Diary) -> None:
     if diary.require(back, f"version {stage.champion} serves, version {before} does not in every worker"):
         told = f"every worker serves version {before} again, {seconds:.2f} s after the alias moved"
         diary.recover("service", told, stage.now)
+
+
+def _tell_watch(project: "Project", version: int) -> str:
+    """Return what the watch over a version came to. The keeper beside the runner may have looked first."""
+    found = [one for one in project.releases.rollouts() if one.version == version]
+    return f"{found[-1].state}: {'; '.join(found[-1].reasons)}" if found else "nobody watches it"
 
 
 def register_worse(project: "Project") -> int:
