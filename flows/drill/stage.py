@@ -25,6 +25,7 @@ from flows.drill.defences import Defences
 from flows.ingest import ingest_period, landed_until
 from flows.played import QUIET, Rows, play_hours, without_heartbeat
 from flows.project import Project, open_project
+from flows.stack import read_stack
 from flows.traffic import TIMEOUT, Load, await_version, to_json
 
 if TYPE_CHECKING:
@@ -208,6 +209,14 @@ def running_stage(
 def make_settings(settings: Settings) -> Settings:
     """Return settings of a stack beside the user's: an emptied home of its own in theirs, free ports."""
     home = settings.home / FOLDER / "home"
+    stack = read_stack(home)
+    if stack is not None and stack.running:
+        raise StackError(
+            f"drill in {home}",
+            got="another drill that runs",
+            expected="one at a time",
+            next_step="Wait for it, or end it.",
+        )
     if (home / MARK).exists():
         shutil.rmtree(home)
     if home.exists():
