@@ -156,13 +156,13 @@ def watch_moved(project: Project) -> Rollout | None:
         moves = [move for move in state.moves() if move.alias == "champion"]
         if not moves or moves[-1].rollout is not None or moves[-1].before is None or state.current():
             return None
-        last = moves[-1]
+        last, version = moves[-1], moves[-1].after
         served = {move.before for move in moves} | {move.after for move in moves[:-1]}
-        unknown = last.after is not None and last.after not in served
-        if not unknown or any(r.version == last.after and r.opened_at >= last.at for r in state.rollouts()):
+        watched = any(r.version == version and r.opened_at >= last.at for r in state.rollouts())
+        if version is None or version in served or watched:
             return None
-        terms = parse_terms(project.registry.read_version_tag(last.after, TERMS))
-        opened = state.open_rollout(last.after, last.before, asdict(terms), WATCHED, [last.reason])
+        terms = parse_terms(project.registry.read_version_tag(version, TERMS))
+        opened = state.open_rollout(version, last.before, asdict(terms), WATCHED, [last.reason])
         return state.change(opened, since=last.at)
 
 
