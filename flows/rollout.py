@@ -154,15 +154,16 @@ def watch_moved(project: Project) -> Rollout | None:
     state = project.releases
     with state.hold():
         moves = [move for move in state.moves() if move.alias == "champion"]
-        if not moves or moves[-1].rollout is not None or moves[-1].before is None or state.current():
+        if not moves or moves[-1].rollout is not None or state.current():
             return None
         last, version = moves[-1], moves[-1].after
+        baseline = last.before or project.registry.aliases().get("previous")
         served = {move.before for move in moves} | {move.after for move in moves[:-1]}
         watched = any(r.version == version and r.opened_at >= last.at for r in state.rollouts())
-        if version is None or version in served or watched:
+        if version is None or baseline is None or version in served or watched:
             return None
         terms = parse_terms(project.registry.read_version_tag(version, TERMS))
-        opened = state.open_rollout(version, last.before, asdict(terms), WATCHED, [last.reason])
+        opened = state.open_rollout(version, baseline, asdict(terms), WATCHED, [last.reason])
         return state.change(opened, since=last.at)
 
 

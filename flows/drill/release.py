@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.drill.incident import Diary
+from services.routing import TERMS, Terms
 
 PER_DAY = 300
-LONGEST = 10  # days until it must be undone: its watch wants five whole ones, and labels take two
+BAKE = 14.0  # days that the version is watched
+LONGEST = 11  # days until it must be undone
 
 if TYPE_CHECKING:
     from flows.drill.stage import Stage
@@ -19,6 +21,8 @@ def inject(stage: "Stage", diary: Diary) -> None:
     before, begun = stage.champion, stage.now
     stage.tell("training a version on inverted outcomes")
     worse = register_worse(stage.project)
+    # A week's watch would end as soon as its test may speak: labels take two days, the test wants five.
+    stage.project.registry.tag(worse, TERMS, Terms(bake=BAKE).to_text())
     stage.project.registry.set_alias("champion", worse)
     diary.inject(f"version {worse}, trained on inverted outcomes, is made champion in MLflow", stage.now)
     diary.require(stage.await_champion(worse) is not None, f"not every worker took up version {worse}")
