@@ -60,7 +60,7 @@ def register_worse(project: "Project") -> int:
     problem, until = project.problem, landed_until(project)
     training = build_training_set(project, until)
     fitted, holdout = split_by_time(training.rows, problem, HOLDOUT, until)
-    fitted = fitted.with_columns(1 - pl.col(problem.target))
+    fitted = fitted.with_columns((1 - pl.col(problem.target)).alias(problem.target))
     estimator = fit(project.build_estimator(problem), fitted, problem)
     holdout = holdout.with_columns(score=pl.Series(predict(estimator, holdout, problem)))
     metrics = measure(holdout[problem.target].to_numpy(), holdout["score"].to_numpy())
