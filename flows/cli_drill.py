@@ -1,6 +1,7 @@
 """`perennial drill`: each way in which a model dies, injected, noticed and recovered from, on real data."""
 
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -42,6 +43,8 @@ def _run(settings: "Settings", only: list[str], seed: int, *, keep: bool, as_jso
     from flows.quiet import QUIET
 
     os.environ.update(QUIET)  # before Prefect is imported, which reads it then
+    for name in ("great_expectations", "evidently"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     from flows.drill.report import write_report
     from flows.drill.run import describe, pass_or_fail, run_drill, write_record
     from flows.drill.table import draw_table

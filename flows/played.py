@@ -87,6 +87,14 @@ def await_retrain(known: Collection[str], limit: float) -> dict[str, str]:
     )
 
 
+def list_retrains() -> set[str]:
+    """Return the ids of such runs that have ended so far."""
+    known: set[str] = set()
+    while found := find_retrain(known):
+        known.add(found["run"])
+    return known
+
+
 def find_retrain(known: Collection[str]) -> dict[str, str] | None:
     """Return id, state and reason of the newest such run that has ended, or None."""
     from prefect.client.orchestration import get_client

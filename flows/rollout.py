@@ -125,10 +125,11 @@ class Looked:
 def look(project: Project, until: datetime) -> Looked | None:
     """Judge the rollout under way by what is known at `until`, and do what follows; None if there is none.
 
-    Looking again changes nothing, and a look never overrides a person.
+    Looking again changes nothing, and a look never overrides a person: but for a version that nobody had
+    seen serve before, which is watched whoever made it the champion.
     """
     reconcile_previous(project)
-    rollout = _resume(project, project.releases.current())
+    rollout = _resume(project, project.releases.current()) or watch_moved(project)
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
@@ -145,6 +146,27 @@ def look(project: Project, until: datetime) -> Looked | None:
             return Looked(_act(project, rollout, action, reasons), action, reasons)
         except PerennialError as error:
             return Looked(rollout, "go on", (*reasons, f"cannot {action} now: {error}"))
+
+
+def watch_moved(project: Project) -> Rollout | None:
+    """Watch the champion if a person has made it that, past the gate, and it had never served; else None.
+
+    One that is made champion again after it was rolled back has served: a person's second word holds.
+    """
+    state = project.releases
+    with state.hold():
+        moves = [move for move in state.moves() if move.alias == "champion"]
+        if not moves or moves[-1].rollout is not None or state.current():
+            return None
+        last, version = moves[-1], moves[-1].after
+        baseline = last.before or project.registry.aliases().get("previous")
+        served = {move.before for move in moves} | {move.after for move in moves[:-1]}
+        watched = any(r.version == version and r.opened_at >= last.at for r in state.rollouts())
+        if version is None or baseline is None or version in served or watched:
+            return None
+        terms = parse_terms(project.registry.read_version_tag(version, TERMS))
+        opened = state.open_rollout(version, baseline, asdict(terms), WATCHED, [last.reason])
+        return state.change(opened, since=last.at)
 
 
 @task(name="rollout", cache_policy=NO_CACHE)

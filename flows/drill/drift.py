@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from feature_repo.errors import StackError
 from flows.drill.incident import Curve, Diary
 from flows.drill.stage import take_in
-from flows.played import await_retrain
+from flows.played import await_retrain, list_retrains
 
 if TYPE_CHECKING:
     from flows.drill.stage import Day, Stage
@@ -21,7 +21,7 @@ def inject(stage: "Stage", diary: Diary) -> None:
     """Skip to June, ask on, and follow what the monitor's verdicts lead to."""
     stage.tell("taking in spring, in which nobody asks")
     take_in(stage.project, stage.now, stage.project.day(SUMMER).since)
-    before = stage.champion
+    before, known = stage.champion, list_retrains()
     diary.inject(f"requests of June to version {before}, which learnt from January and February", stage.now)
     days: list[Day] = []
     while not (days and days[-1].findings.asked) and len(days) < LONGEST:
@@ -34,7 +34,7 @@ def inject(stage: "Stage", diary: Diary) -> None:
     causes = ", ".join(trigger.causes)
     diary.notice("monitor, verdicts on weeks", f"{causes}: {trigger.reasons[0]}", stage.now)
     diary.answer("monitor", "sent the event that asks for a retrain", stage.now)
-    _follow(stage, diary, before)
+    _follow(stage, diary, before, known)
 
 
 def _note_alarm(diary: Diary, day: "Day") -> None:
@@ -43,10 +43,10 @@ def _note_alarm(diary: Diary, day: "Day") -> None:
         diary.notice("monitor, verdict on the day", alarms[0].reason, day.period.until)
 
 
-def _follow(stage: "Stage", diary: Diary, before: int) -> None:
+def _follow(stage: "Stage", diary: Diary, before: int, known: set[str]) -> None:
     stage.tell("waiting for the retrain that the automation runs")
     try:
-        run = await_retrain((), RETRAIN_SECONDS)
+        run = await_retrain(known, RETRAIN_SECONDS)
     except StackError as error:
         diary.require(False, str(error))
         return

@@ -20,8 +20,10 @@ def inject(stage: "Stage", diary: Diary) -> None:
     """Hold the outcomes back until the week is due to be judged; then let them come."""
     window, horizon = _find_window(stage), stage.project.problem.horizon
     due, days = window.until + horizon, []
+    # Days and weeks begin an hour apart once clocks were put forward.
+    stop = window.until - timedelta(days=LEFT, hours=2)
     while stage.now < due:
-        if stage.now >= window.until - LEFT * (window.until - window.since) / 7 and not stage.feed.held:
+        if stage.now >= stop and not stage.feed.held:
             stage.feed.held.add(TABLE)
             diary.inject("no outcome comes any more", stage.now)
         days.append(stage.play_day(per_day=150 if stage.now < window.until else 40))

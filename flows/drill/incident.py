@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-MODES = ("silent", "skew", "release", "feedback", "drift")
+MODES = ("feedback", "silent", "skew", "release", "drift")  # as they are played: feedback takes a whole week
 TITLES = {
     "drift": "data drift: a season skipped",
     "silent": "silent failure: missing, unseen, out of range, another unit",

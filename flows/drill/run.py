@@ -55,8 +55,9 @@ def play(stage: Stage, mode: str) -> Incident:
     diary = Diary(mode)
     try:
         INJECT[mode](stage, diary)
-    except PerennialError as error:
-        diary.require(False, str(error))
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the mode has failed
+        told = str(error) if isinstance(error, PerennialError) else repr(error)
+        diary.require(False, f"the drill could not go on: {told}")
     after, bad = stage.count()
     return diary.close(after - sent, bad[len(failed) :])
 

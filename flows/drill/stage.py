@@ -26,6 +26,7 @@ from flows.ingest import ingest_period, landed_until
 from flows.played import Rows, play_hours, without_heartbeat
 from flows.project import Project, open_project
 from flows.quiet import QUIET
+from flows.stack import read_stack
 from flows.traffic import TIMEOUT, Load, await_version, to_json
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ class Stage:
 
     @property
     def now(self) -> datetime:
-        """Logical time: up to when data has landed."""
-        return landed_until(self.project)
+        """Logical time: up to when data has landed, of the table that is furthest."""
+        return max(landed_until(self.project, table.name) for table in self.project.problem.raw)
 
     @property
     def champion(self) -> int:
@@ -209,6 +210,14 @@ def running_stage(
 def make_settings(settings: Settings) -> Settings:
     """Return settings of a stack beside the user's: an emptied home of its own in theirs, free ports."""
     home = settings.home / FOLDER / "home"
+    stack = read_stack(home)
+    if stack is not None and stack.running:
+        raise StackError(
+            f"drill in {home}",
+            got="another drill that runs",
+            expected="one at a time",
+            next_step="Wait for it, or end it.",
+        )
     if (home / MARK).exists():
         shutil.rmtree(home)
     if home.exists():

@@ -1,11 +1,13 @@
 """The drill's table: one row a mode."""
 
 from collections.abc import Sequence
+from textwrap import shorten
 
 from rich.table import Table
 
 from flows.drill.incident import TITLES, Incident, Mark
 
+LONGEST = 160  # characters of what a mark tells; all of it is in the report
 COLUMNS = ("mode", "injected", "noticed", "by the system itself", "by a person", "well again", "requests")
 
 
@@ -36,4 +38,4 @@ def list_cells(one: Incident) -> tuple[str, ...]:
 def tell_mark(mark: Mark) -> str:
     """Return a mark in words: when, who, what."""
     at = f", {mark.at:%d %b %H:%M} UTC of the data" if mark.at else ""
-    return f"after {mark.after:.1f} s{at}: {mark.by}: {mark.told}"
+    return f"after {mark.after:.1f} s{at}: {mark.by}: {shorten(mark.told, LONGEST, placeholder=' ...')}"
