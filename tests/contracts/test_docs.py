@@ -98,8 +98,8 @@ def is_there(path: str, folder: str, page: Path) -> bool:
     """Return whether the path is in the project, beside the one named before it, or what a home holds."""
     if any((base / path).exists() for base in (ROOT, ROOT / folder, page.parent)):
         return True
-    if f"> {path}" in page.read_text(encoding="utf-8"):
-        return True  # the reader made it by a line above
+    if path.startswith(".venv/") or f"> {path}" in page.read_text(encoding="utf-8"):
+        return True  # `make` or the reader made it, by a line above
     if "*" in path:
         return any(ROOT.glob(path))
     parts = Path(path.removeprefix("var/")).parts
