@@ -12,7 +12,7 @@ from tests.browser.conftest import Keep, World
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 
 REASON = "asked for in the browser"
-LIMIT = 180_000  # milliseconds for a run: a process of its own that imports, trains and judges
+LIMIT = 600_000  # milliseconds for a run: a process of its own that imports, trains and judges
 
 
 def test_retrain_is_found_run_with_a_parameter_and_read(world: World, page: Page, keep: Keep) -> None:

@@ -27,6 +27,8 @@ ids = [page.name for page in PAGES]
 def find_command(words: tuple[str, ...]) -> tuple[Any, list[str]]:
     """Return the command that the words name, and the words that are left for it."""
     command, rest = get_command(app), list(words)
+    if rest[:1] == ["--home"]:  # stands before the command, for whichever it is
+        del rest[:2]
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
         assert rest[0] in command.commands, f"no such command: {' '.join(words)}"
         command = command.commands[rest.pop(0)]
@@ -96,6 +98,8 @@ def is_there(path: str, folder: str, page: Path) -> bool:
     """Return whether the path is in the project, beside the one named before it, or what a home holds."""
     if any((base / path).exists() for base in (ROOT, ROOT / folder, page.parent)):
         return True
+    if path.startswith(".venv/") or f"> {path}" in page.read_text(encoding="utf-8"):
+        return True  # `make` or the reader made it, by a line above
     if "*" in path:
         return any(ROOT.glob(path))
     parts = Path(path.removeprefix("var/")).parts
