@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from feature_repo.contract import Period
+from feature_repo.problem import PROBLEM
 from services.journal import format_instant
 from tests.skew.harness import ASKED, build_base, find_stretch
 
@@ -16,7 +17,7 @@ def test_the_flow_compares_the_period_and_says_when_there_is_nothing(
     """Without an answer nothing is reported as clean; with answers the report is in the lake."""
     from flows.skew import METRICS, read_skew, skew_probe
 
-    base = build_base(tmp_path / "home")
+    base = build_base(tmp_path / "home", PROBLEM)
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     day = base.project.day(ASKED)
     assert skew_probe()["answers"] == 0

@@ -133,6 +133,7 @@ def _nudge(project: Any) -> Iterator[Figure]:
 
 
 def _inject(home: Path) -> Iterator[Figure]:
+    from feature_repo.problem import PROBLEM
     from flows.skew import compare_answers
     from services.schemas import build_wire
     from tests.skew.harness import build_base, judge
@@ -146,6 +147,10 @@ def _inject(home: Path) -> Iterator[Figure]:
     yield {"name": name, "value": found, "bar": bar, "ok": not told and found >= 18, "short": told}
     _, verdict = compare_answers(base.project, build_wire(base.project.problem), base.answer())
     name = f"findings on the same answers with nothing injected, {verdict.compared:,} values"
+    yield {"name": name, "value": verdict.mismatched, "bar": 0, "ok": verdict.ok}
+    base = build_base(home.with_name(f"{home.name}-today"), PROBLEM)
+    _, verdict = compare_answers(base.project, build_wire(PROBLEM), base.answer())
+    name = f"findings on today's version of the features, {verdict.compared:,} values"
     yield {"name": name, "value": verdict.mismatched, "bar": 0, "ok": verdict.ok}
 
 
