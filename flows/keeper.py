@@ -31,11 +31,12 @@ class Keeper:
         """Reconcile if an alias moved; return whether it did. Trouble is told once, and tried again."""
         try:
             aliases = self._read()
-            if aliases == self._known:
+            named = {alias: aliases[alias] for alias in ("champion", "challenger") if alias in aliases}
+            if named == self._known:
                 return False
             reconcile_previous(self._project)
-            # What the reconciling itself moved is no news.
-            self._known, self._trouble = self._read(), ""
+            # As it was before: a click that came while we reconciled is seen the next time.
+            self._known, self._trouble = named, ""
             return True
         except (PerennialError, OSError, ValueError) as error:
             self._note(str(error))

@@ -57,8 +57,10 @@ def parse_terms(text: str | None) -> Terms:
     told = json.loads(text)
     if not isinstance(told, dict):
         raise ValueError(f"terms {text!r}: not an object")
-    known = {name: told[name] for name in ("stage", "share", "bake") if name in told}
-    return Terms(**{**known, **{name: float(known[name]) for name in ("share", "bake") if name in known}})
+    known: dict[str, Any] = {name: told[name] for name in ("stage", "share", "bake") if name in told}
+    for name in known.keys() - {"stage"}:
+        known[name] = float(known[name])
+    return Terms(**known)
 
 
 def read_pin(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
@@ -122,8 +124,10 @@ def climb_arms(
     return _mark_pinned([first[i] for i in range(len(rows))], rows, canary=True)
 
 
-def _pick(places: Sequence[int], *columns: Sequence[Any]) -> list[list[Any]]:
-    return [[column[i] for i in places] for column in columns]
+def _pick(
+    places: Sequence[int], rows: Sequence[Mapping[str, Any]], vectors: Sequence[OnlineVector]
+) -> tuple[list[Mapping[str, Any]], list[OnlineVector]]:
+    return [rows[i] for i in places], [vectors[i] for i in places]
 
 
 def _mark_pinned(answers: list[Answer], rows: Sequence[Mapping[str, Any]], *, canary: bool) -> list[Answer]:

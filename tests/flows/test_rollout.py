@@ -191,6 +191,17 @@ def test_the_keeper_sees_a_click_once(project):
     assert project.registry.named["previous"] == 1
 
 
+def test_a_click_while_the_keeper_is_at_work_is_seen_the_next_time(project):
+    """What was read before the reconciling is what was reconciled, and no more."""
+    promote_version(project, 1, "first", by_hand=True)
+    keeper = Keeper(project, lambda: {"champion": 1})
+    keeper.tend()
+    project.registry.named["champion"] = 2
+    seen = iter([{"champion": 2}, {"champion": 1}])
+    racing = Keeper(project, lambda: next(seen))
+    assert [racing.tend(), racing.tend()] == [True, True]
+
+
 def test_two_processes_do_not_move_at_once(project):
     """Who comes second waits, and says so if it takes too long."""
     other = ReleaseState(project.settings.home)
