@@ -38,8 +38,8 @@ def take(look: Look, sources: Sources) -> Finding:
     try:
         return look(sources)
     except httpx.HTTPStatusError as error:
-        where = str(error.request.url)
-        return Finding(False, f"{where} answered {error.response.status_code}", "", START)
+        told = f"{error.request.url} answered {error.response.status_code}"
+        return Finding(False, told, "", "It is not there yet, or that server is in trouble: open it and see.")
     except httpx.HTTPError as error:
         return Finding(False, f"{error.request.url} does not answer", "", START)
     except PerennialError as error:
