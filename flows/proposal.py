@@ -42,7 +42,7 @@ def propose(version: int, reason: str = "by hand", stage: Stage | None = None) -
         f"[Version {version}]({project.settings.mlflow_url}/#/models/{name}/versions/{version})"
     )
     asked = Decision.with_initial_data(description=told, version=version, approve=False)
-    answer = suspend_flow_run(wait_for_input=asked, timeout=WEEK, key=f"decision-{version}")
+    answer: Any = suspend_flow_run(wait_for_input=asked, timeout=WEEK, key=f"decision-{version}")
     text = decide(project, version, reason, answer, stage)
     get_run_logger().info(text)
     return text

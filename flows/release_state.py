@@ -160,8 +160,9 @@ class ReleaseState:
 
     def change(self, rollout: Rollout, **columns: Any) -> Rollout:
         """Write columns of a rollout: since, state, terms, reasons, ended_at."""
-        texts = {name: json.dumps(columns[name]) for name in ("terms", "reasons") if name in columns}
-        columns = {**columns, **texts}
+        for name in ("terms", "reasons"):
+            if name in columns:
+                columns[name] = json.dumps(columns[name])
         named = ", ".join(f"{name} = ?" for name in columns)
         self._run(f"UPDATE rollouts SET {named} WHERE id = ?", (*columns.values(), rollout.id))  # noqa: S608
         return self.rollout(rollout.id)
@@ -176,12 +177,14 @@ class ReleaseState:
         return [Moved(*row) for row in rows]
 
     def _rollouts(self, where: str, values: Sequence[Any]) -> list[Rollout]:
-        names = ", ".join(field.name for field in fields(Rollout))
-        rows = self._run(f"SELECT {names} FROM rollouts WHERE {where} ORDER BY id", values)  # noqa: S608
-        return [
-            Rollout(*row[:3], json.loads(row[3]), *row[4:7], tuple(json.loads(row[7])), row[8])
-            for row in rows
-        ]
+        names = [field.name for field in fields(Rollout)]
+        text = f"SELECT {', '.join(names)} FROM rollouts WHERE {where} ORDER BY id"  # noqa: S608
+        found = []
+        for row in self._run(text, values):
+            told = dict(zip(names, row, strict=True))
+            told["terms"], told["reasons"] = json.loads(told["terms"]), tuple(json.loads(told["reasons"]))
+            found.append(Rollout(**told))
+        return found
 
     def _insert(self, table: str, row: dict[str, Any]) -> int:
         names, marks = ", ".join(row), ", ".join("?" * len(row))

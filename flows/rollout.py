@@ -4,7 +4,9 @@ Whatever a look decides, it decides of what it saw: if a person moved an alias m
 over and nothing is moved.
 """
 
+import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -37,10 +39,10 @@ def release_passed(
     champion = project.registry.aliases().get("champion")
     if stage != "full" and champion is not None and champion != version:
         return challenge(project, version, reason, stage=stage, by_hand=False)
-    known = project.releases.current()
+    known = _resume(project, project.releases.current())
     if known and (known.version, known.state) == (version, WATCHED):
         return known
-    terms = parse_terms(project.registry.read_version_tag(version, TERMS))
+    terms = read_terms(project, version)
     return promote_and_watch(project, version, reason, terms=terms)
 
 
@@ -66,7 +68,7 @@ def promote_and_watch(
     terms_now = {**rollout.terms, "latency": latency}
     reasons = rollout.reasons if own else (*rollout.reasons, reason)
     told = state.change(rollout, state=WATCHED, since=now(), terms=terms_now, reasons=reasons)
-    if before in (None, version):
+    if told.baseline in {None, version}:
         return state.end(told, "kept", ["nothing served before that it could be rolled back to"])
     return told
 
@@ -94,7 +96,7 @@ def challenge(
         _require_challenger(project, version, champion, by_hand=by_hand)
         known = state.current()
         mine = known if known and (known.version, known.state) == (version, BESIDE) else None
-        known_terms = parse_terms(registry.read_version_tag(version, TERMS)) if mine else Terms()
+        known_terms = read_terms(project, version, mine.terms) if mine else Terms()
         given = {"stage": stage, "share": share, "bake": bake}
         terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
         who = who or name_caller()
@@ -127,7 +129,7 @@ def look(project: Project, until: datetime) -> Looked | None:
     seen serve before, which is watched whoever made it the champion.
     """
     reconcile_previous(project)
-    rollout = project.releases.current() or watch_moved(project)
+    rollout = _resume(project, project.releases.current()) or watch_moved(project)
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
@@ -178,6 +180,15 @@ def look_at_rollout(project: Project, until: datetime) -> str:
     return text
 
 
+def _resume(project: Project, rollout: Rollout | None) -> Rollout | None:
+    """Watch what became the champion just before a kill."""
+    if rollout is None or rollout.state == WATCHED:
+        return rollout
+    if project.registry.aliases().get("champion") != rollout.version:
+        return rollout
+    return project.releases.change(rollout, state=WATCHED, since=now())
+
+
 def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
     """Return what is to be done with a rollout, and why; nothing is done."""
     if rollout.state == BESIDE:
@@ -190,7 +201,7 @@ def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[
 def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
     state, why = project.releases, "; ".join(reasons)
     if action == "promote":
-        terms = parse_terms(project.registry.read_version_tag(rollout.version, TERMS))
+        terms = read_terms(project, rollout.version, rollout.terms)
         return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
     if action == "stop":
         withdraw(project, rollout.version, why, LOOK, rollout.id)
@@ -219,6 +230,14 @@ def _set_challenger(
     move = state.begin("challenger", before, version, who=who, how=how, reason=reason, rollout=rollout.id)
     registry.set_alias("challenger", version)
     state.finish(move, time.monotonic() - began)
+
+
+def read_terms(project: Project, version: int, known: Mapping[str, Any] | None = None) -> Terms:
+    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or the usual ones."""
+    try:
+        return parse_terms(project.registry.read_version_tag(version, TERMS))
+    except (ValueError, TypeError):
+        return parse_terms(json.dumps(known)) if known else Terms()
 
 
 def _require_challenger(project: Project, version: int, champion: int | None, *, by_hand: bool) -> None:

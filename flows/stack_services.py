@@ -87,7 +87,12 @@ def _mlflow(settings: Settings) -> Service:
         health=f"{settings.mlflow_url}/health",
         url=settings.mlflow_url,
         # Job execution alone is 13 processes and 2.5 GB, for features that nothing here uses.
-        environment={**build_environment(settings), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        # Workers and keeper ask for the aliases many times a second: a line each would be 100 MB a day.
+        environment={
+            **build_environment(settings),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_UVICORN_OPTS": "--no-access-log",
+        },
     )
 
 

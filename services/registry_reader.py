@@ -29,25 +29,27 @@ class RegistryReader:
 
     def aliases(self) -> dict[str, int]:
         """Return the version that each alias names; none if there is no such model. Raises OSError."""
-        found = self._get("registered-models/get", {"name": self._name})
-        told = found["registered_model"].get("aliases", []) if found else []
+        found = self._get("registered-models/get", {"name": self._name}, "registered_model")
+        told = found.get("aliases", []) if found is not None else []
         return {one["alias"]: int(one["version"]) for one in told}
 
     def version_tag(self, version: int, key: str) -> str | None:
         """Return a tag of a version; None if the tag or the version is not there. Raises OSError."""
-        found = self._get("model-versions/get", {"name": self._name, "version": str(version)})
-        tags = found["model_version"].get("tags", []) if found else []
+        asked = {"name": self._name, "version": str(version)}
+        found = self._get("model-versions/get", asked, "model_version")
+        tags = found.get("tags", []) if found is not None else []
         return next((str(tag["value"]) for tag in tags if tag["key"] == key), None)
 
-    def _get(self, what: str, asked: dict[str, str]) -> dict[str, Any] | None:
+    def _get(self, what: str, asked: dict[str, str], key: str) -> dict[str, Any] | None:
         path = f"{self._parts.path.rstrip('/')}/api/2.0/mlflow/{what}?{urlencode(asked)}"
         status, body = self._ask(path)
         try:
             told = json.loads(body)
         except ValueError:
-            told = {}
-        if status == http.client.OK and isinstance(told, dict):
-            return told
+            told = None
+        if status == http.client.OK and isinstance(told, dict) and isinstance(told.get(key), dict):
+            found: dict[str, Any] = told[key]
+            return found
         if isinstance(told, dict) and told.get("error_code") == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise OSError(f"HTTP {status}: {body[:200]!r}")

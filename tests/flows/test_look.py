@@ -13,6 +13,7 @@ from flows.label import LABEL_SCHEMA, TABLE
 from flows.release import promote_version, reconcile_previous
 from flows.rollout import challenge, look, release_passed
 from services.journal import Prediction, ShadowScore, format_instant
+from services.routing import TERMS, parse_terms
 from tests import toy
 from tests.packages import FakeRegistry, write_package
 
@@ -165,6 +166,26 @@ def test_a_bake_time_shorter_than_the_labels_wait_keeps_but_does_not_call_good(p
     found = look(project, toy.START + timedelta(days=2))
     assert (found.action, found.rollout.id, found.rollout.state) == ("keep", rollout.id, "kept")
     assert any("quality not judged" in reason for reason in found.rollout.reasons)
+
+
+def test_a_promotion_that_was_killed_halfway_is_watched_all_the_same(project):
+    """The alias had moved, the rollout did not know it yet: the next look does."""
+    rollout = release_passed(project, 2, "newer labels", stage="shadow")
+    told = {"who": "a look", "how": "automatic", "reason": "surely better", "rollout": rollout.id}
+    project.releases.begin("champion", 1, 2, **told)
+    project.registry.named["champion"] = 2
+    assert look(project, until(1)).rollout.state == "watched"
+    assert project.registry.named["previous"] == 1
+
+
+def test_terms_that_cannot_be_read_stop_no_release(project):
+    """Anybody can write into a tag: what the rollout began with holds then."""
+    release_passed(project, 2, "newer labels", stage="canary")
+    project.registry.tag(2, TERMS, "{")
+    noisy(project, 8, 0.8)
+    assert look(project, until(8)).action in {"go on", "promote"}
+    assert challenge(project, 2, "again").terms["stage"] == "canary"
+    assert parse_terms(project.registry.read_version_tag(2, TERMS)).stage == "canary"
 
 
 def test_a_version_that_was_deleted_stops_no_look(project):

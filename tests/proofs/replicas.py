@@ -213,7 +213,7 @@ def _running(home: Path) -> Iterator[World]:
         os.environ.update(before)
 
 
-def _fill_home(home: Path) -> list[dict[str, Any]]:
+def _fill_home(home: Path, month: Period = MONTH) -> list[dict[str, Any]]:
     """Compute real features, put them online, and return requests whose features are then fresh."""
     import polars as pl
 
@@ -222,11 +222,11 @@ def _fill_home(home: Path) -> list[dict[str, Any]]:
     from flows.traffic import to_json
     from tests.bench.bench_features import build_home
 
-    build_home(home, MONTH)
+    build_home(home, month)
     store = FeatureStore(home, PROBLEM)
     store.apply()
     tables = {table.name: pl.read_delta(str(home / "lake" / table.name)) for table in PROBLEM.feature_tables}
-    store.write_period(tables, Period(MONTH.since, NOW))
+    store.write_period(tables, Period(month.since, NOW))
     ahead = pl.col(PROBLEM.decided_at).is_between(NOW, NOW + timedelta(hours=8))
     rows = pl.read_parquet(home / "requests.parquet").filter(ahead).to_dicts()
     assert rows

@@ -12,17 +12,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from feature_repo.contract import Period
 from tests.load import Load, steady_load
-from tests.proofs.replicas import _fill_home, _register
+from tests.proofs.replicas import MONTH, _fill_home, _register
 
 Figure = dict[str, Any]
 WORKERS, CLIENTS, PAUSE, TIMES, LIMIT = 2, 4, 0.02, 20, 60.0
+START = 600.0  # seconds that a worker may take to load its first model, on a machine that is busy
+DAYS = Period(MONTH.until - timedelta(days=5), MONTH.until)
 
 
 @dataclass
@@ -96,7 +99,7 @@ def running(home: Path) -> Iterator[World]:
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}
     settings = Settings(home=home, schedules=False, service_workers=WORKERS, **ports)
-    bodies, before = _fill_home(home), dict(os.environ)
+    bodies, before = _fill_home(home, DAYS), dict(os.environ)
     quiet = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1"}
     os.environ.update({**build_environment(settings), **quiet})
     try:
@@ -106,7 +109,7 @@ def running(home: Path) -> Iterator[World]:
             registry, versions = _register(settings)
             for version in versions:  # both have served: a roll-back goes to what did
                 registry.set_alias("champion", version)
-                assert _await(lambda v=version: _serve(settings, v)), version
+                assert _serve(settings, version), version
             project = open_project(settings)
             with (
                 keeping(project),
@@ -122,7 +125,7 @@ def running(home: Path) -> Iterator[World]:
 def _serve(settings: Any, version: int) -> bool:
     from flows.traffic import await_version
 
-    return await_version(settings.service_url, version, WORKERS, LIMIT) is not None
+    return await_version(settings.service_url, version, WORKERS, START) is not None
 
 
 def _await(holds: Any) -> bool:
