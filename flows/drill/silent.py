@@ -1,5 +1,6 @@
 """Silent failure: requests that the model does not know, and stored values that are not there."""
 
+import random
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,8 @@ def _send_all(stage: "Stage", diary: Diary, hour: datetime) -> None:
 
 def _list_bad(stage: "Stage", hour: datetime) -> Iterator[tuple[str, list[dict[str, Any]], str]]:
     """Yield what is wrong, requests that are so, and the flag that each answer must bear."""
-    bodies = stage.load.pool
+    pool = stage.load.pool
+    bodies = random.Random(stage.seed).sample(pool, len(pool))
     yield "an airline that no training saw", [{**b, "carrier": "ZZ"} for b in bodies[:20]], "unseen"
     yield "a distance of 19,999 miles", [{**b, "distance": 19_999} for b in bodies[:20]], "out_of_range"
     gone = drop_rows(stage.project, VIEW, KEYS)
