@@ -183,6 +183,8 @@ def test_the_readme_quotes_the_thresholds_that_decide() -> None:
         f"{gate.level:.0%} interval",
         f"within {gate.max_bias:g} of",
         f"{trigger.needed} of the last {trigger.of} weekly windows",
+        f"learned from is {trigger.oldest.days} days old",
+        "slope not surely outside {} to {}".format(*gate.slopes),
     ):
         assert quoted in text, quoted
 
