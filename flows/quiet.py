@@ -17,6 +17,7 @@ QUIET = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "1",
     "GX_ANALYTICS_ENABLED": "false",
+    "OMP_WAIT_POLICY": "PASSIVE",
     "TQDM_DISABLE": "1",
 }
 LOUD = ("alembic", "evidently", "feast", "great_expectations", "httpx", "matplotlib", "mlflow", "sqlalchemy")
