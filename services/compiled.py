@@ -48,7 +48,7 @@ class CompiledTrees:
         memos  what stands for each row's columns of `kept`, if they come from elsewhere than the rest and
                more than once: what they make is remembered, as long as they are there
         """
-        if self._remembers and any([memo is not None for memo in memos]):
+        if self._remembers and any(memo is not None for memo in memos):
             assert self._bits
             recalled = b"".join([self._recall(*one) for one in zip(rows, memos, strict=True)])
             left = np.frombuffer(recalled, self._bits.word).reshape(len(rows), -1)

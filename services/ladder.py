@@ -199,6 +199,6 @@ def _score_alone(scorer: Scorer, row: dict[str, Any], vector: OnlineVector) -> f
 
 def _predict(scorer: Scorer, rows: list[dict[str, Any]], vectors: Sequence[OnlineVector]) -> list[float]:
     scores = [float(score) for score in scorer.predict(rows, vectors)]
-    if len(scores) != len(rows) or not all([0 <= score <= 1 for score in scores]):
+    if len(scores) != len(rows) or not all(0 <= score <= 1 for score in scores):
         raise ValueError(f"scores that are no probabilities: {scores[:3]}")
     return scores
