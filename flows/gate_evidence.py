@@ -107,7 +107,8 @@ def remake_values(project: Project, rows: pl.DataFrame, snapshot: Snapshot) -> t
     found: dict[str, Remade] = {name: Remade(name, 0, 0) for name in problem.feature_names}
     for moment in _pick_moments(rows, at, step):
         part = rows.filter(pl.col(at).is_between(moment, moment + step, closed="left"))
-        known = {t.name: raw[t.name].filter(pl.col(t.known_at) < moment) for t in problem.raw}
+        # A request may become known when it is decided: its own rows end at the last of these.
+        known = {t.name: raw[t.name].filter(pl.col(t.known_at) <= part[at].max()) for t in problem.raw}
         asked = problem.build_requests(known).join(part.select(problem.entity), on=problem.entity, how="semi")
         made = problem.add_request_features(asked).sort(at)
         for table in tables:
