@@ -17,8 +17,8 @@ from feature_repo.settings import Settings, load_settings
 from flows.cli_backtest import backtest
 from flows.cli_dead_letters import app as dead_letters
 from flows.cli_doctor import doctor
-from flows.cli_errors import OneLineErrors
 from flows.cli_drill import drill
+from flows.cli_errors import OneLineErrors
 from flows.cli_features import features
 from flows.cli_help import teach
 from flows.cli_monitoring import app as monitoring

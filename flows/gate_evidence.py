@@ -153,8 +153,8 @@ def _share_strange(told: Mapping[str, Any], present: pl.Series) -> float:
         if told["min"] is None:
             return 0.0
         inside = present.cast(pl.Float64).is_between(told["min"], told["max"])
-        return float((~inside).mean() or 0.0)
-    return float((~present.is_in(told["categories"])).mean() or 0.0)
+        return 1.0 - inside.sum() / len(inside)
+    return 1.0 - present.is_in(told["categories"]).sum() / len(present)
 
 
 def _measure_column(

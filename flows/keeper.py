@@ -31,7 +31,9 @@ class Keeper:
         """Reconcile if an alias moved; return whether it did. Trouble is told once, and tried again."""
         try:
             aliases = self._read()
-            named = {alias: aliases[alias] for alias in ("champion", "challenger") if alias in aliases}
+            named: dict[str, int] = {
+                alias: aliases[alias] for alias in ("champion", "challenger") if alias in aliases
+            }
             if named == self._known:
                 return False
             reconcile_previous(self._project)

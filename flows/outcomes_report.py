@@ -64,7 +64,8 @@ def report_outcomes(project: Project, fate: str = "", last: int = 20) -> Outcome
 
 
 def _draw(project: Project, until: datetime) -> tuple[Point, ...]:
-    problem, empty = project.problem, {"entity": pl.String, "known_at": INSTANT}
+    problem = project.problem
+    empty: dict[str, Any] = {"entity": pl.String, "known_at": INSTANT}
     since = max(EVER, until - BACK * problem.horizon) if until > EVER else EVER
     asked = as_asked(project.journal.read_predictions(Period(since, until)))
     labels = project.lake.read(LABELS, Period(since, until), by="known_at")

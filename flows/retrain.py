@@ -140,7 +140,7 @@ def retrain(
     cause, key = _read_run()
     request = Request(until, reason, EVENT if window else cause, window, key, stage)
     came = retrain_and_release(project, request)
-    told = {
+    told: dict[str, object] = {
         "version": came.version or "",
         "until": f"{until:%Y-%m-%d %H:%M}",
         "reason": reason,

@@ -157,8 +157,8 @@ class SqliteTables:
         """Return what was written after a mark."""
         found = []
         for (table, (key, at)), mark in zip(NEWS.items(), after, strict=True):
-            newest = self._select(f"SELECT max({key}) FROM {table}", ())  # noqa: S608
-            newest = (newest[0][0] if newest else 0) or 0
+            top = self._select(f"SELECT max({key}) FROM {table}", ())  # noqa: S608
+            newest = int((top[0][0] if top else 0) or 0)
             query = f"SELECT min({at}) FROM {table} WHERE {key} > ? AND {key} <= ?"  # noqa: S608
             # A mark beyond the newest row is another journal's: this one is told from its start.
             rows = self._select(query, (mark if mark <= newest else 0, newest))
