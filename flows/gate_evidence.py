@@ -153,8 +153,8 @@ def _share_strange(told: Mapping[str, Any], present: pl.Series) -> float:
         if told["min"] is None:
             return 0.0
         inside = present.cast(pl.Float64).is_between(told["min"], told["max"])
-        return 1.0 - inside.sum() / len(inside)
-    return 1.0 - present.is_in(told["categories"]).sum() / len(present)
+        return 1.0 - int(inside.sum()) / len(inside)
+    return 1.0 - int(present.is_in(told["categories"]).sum()) / len(present)
 
 
 def _measure_column(
