@@ -11,7 +11,7 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.request_inputs import SideBySide
 from flows.features import build_features
-from flows.gate import _score_rivals
+from flows.gate_evidence import score_rivals
 from flows.ingest import ingest_period
 from flows.package import write_package
 from flows.project import Project
@@ -80,8 +80,8 @@ def test_a_candidate_is_judged_beside_a_champion_of_the_older_feature_service(
     registry.register(tmp_path / "first", "run", {})
     registry.named = {"champion": 1}
     second.__dict__["registry"] = registry
-    rows, rivals = _score_rivals(second, candidate, tmp_path / "gate")
+    rivals = score_rivals(second, candidate, tmp_path / "gate")
     as_ever = champion.holdout.select("order_id", before="score")
-    both = rows.with_columns(champion=pl.Series(rivals["champion"])).join(as_ever, on="order_id")
+    both = rivals.rows.with_columns(champion=pl.Series(rivals.scores["champion"])).join(as_ever, on="order_id")
     assert len(both) == len(champion.holdout) > 0
     assert both["champion"].to_list() == pytest.approx(both["before"].to_list(), abs=1e-9)
