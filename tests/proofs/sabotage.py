@@ -76,7 +76,7 @@ def list_sabotage(project: Project) -> list[Case]:
     delays = project.lake.read("arrivals").select(PROBLEM.entity, delay="arr_delay")
     leak = "leak: values as known at the decision"
     return [
-        Case("labels shuffled", shuffle_labels, "better than the champion"),
+        Case("labels shuffled", shuffle_labels, "better than the base rate"),
         Case("labels turned round", turn_labels, "ranks the right way up", "ranks upside down"),
         Case("a feature made from the label", lambda t: leak_label(t, 0.5), leak, LEAKED),
         Case("a feature made from the label, faintly", lambda t: leak_label(t, 4.0), leak, LEAKED),
