@@ -16,6 +16,7 @@ from feature_repo.fingerprint import REQUEST
 from feature_repo.lake import Snapshot
 from flows.features import compute_features
 from flows.model import build_linear
+from flows.policy.gate import LINEAR
 from flows.policy.gate_inputs import InputColumn, Remade
 from flows.policy.quality import measure_auc
 from flows.project import Project
@@ -126,7 +127,7 @@ def _score_plain(problem: Problem, fitted: pl.DataFrame, rows: pl.DataFrame) -> 
     base = float(fitted[problem.target].cast(pl.Float64).mean())  # type: ignore[arg-type]
     sample = fitted.gather_every(max(1, -(-len(fitted) // LINEAR_ROWS)))
     linear = fit(build_linear(problem), sample, problem)
-    return {"base rate": np.full(len(rows), base), "linear model": predict(linear, rows, problem)}
+    return {"base rate": np.full(len(rows), base), LINEAR: predict(linear, rows, problem)}
 
 
 def _add_lacking(project: Project, rows: pl.DataFrame, taken: Problem, snapshot: Snapshot) -> pl.DataFrame:

@@ -99,11 +99,25 @@ def test_calibration_is_bounded_by_the_champion_where_the_rate_moved(shift: floa
     assert checks["calibration in the large"] is passes
 
 
-def test_a_candidate_no_better_than_the_base_rate_does_not_pass_though_the_champion_is_worse() -> None:
-    """A champion that decayed is no excuse: the base rate and a linear model are always beaten."""
+@pytest.mark.parametrize(
+    ("name", "gain", "check"),
+    [
+        ("base rate", 0.6, "better than the base rate"),
+        ("linear model", 1.0, "not worse than the linear model"),
+    ],
+)
+def test_a_champion_that_decayed_is_no_excuse(name: str, gain: float, check: str) -> None:
+    """Whoever beats it must beat the base rate too, and not be surely worse than a linear model."""
     evidence = make_evidence()
-    rivals = {**evidence.rivals, "linear model": evidence.candidate}
+    rivals = {**evidence.rivals, name: make_evidence(gain).candidate}
     verdict = judge(dataclasses.replace(evidence, rivals=rivals))
+    assert [reason.split(":")[0] for reason in verdict.reasons] == [check]
+
+
+def test_a_first_model_must_be_better_than_a_linear_one() -> None:
+    """As good as a linear model is no reason to serve something else."""
+    evidence = make_evidence()
+    verdict = judge(dataclasses.replace(evidence, rivals={"linear model": evidence.candidate}))
     assert [reason.split(":")[0] for reason in verdict.reasons] == ["better than the linear model"]
 
 
