@@ -82,6 +82,8 @@ def test_a_candidate_is_judged_beside_a_champion_of_the_older_feature_service(
     second.__dict__["registry"] = registry
     rivals = score_rivals(second, candidate, tmp_path / "gate")
     as_ever = champion.holdout.select("order_id", before="score")
-    both = rivals.rows.with_columns(champion=pl.Series(rivals.scores["champion"])).join(as_ever, on="order_id")
+    both = rivals.rows.with_columns(champion=pl.Series(rivals.scores["champion"])).join(
+        as_ever, on="order_id"
+    )
     assert len(both) == len(champion.holdout) > 0
     assert both["champion"].to_list() == pytest.approx(both["before"].to_list(), abs=1e-9)
