@@ -37,14 +37,25 @@ class Split:
 
 
 class BitVectors:
-    """The trees of one Treelite model with one output, a sum of leaves through the logistic function."""
+    """The trees of Treelite models with one output each, a sum of leaves through the logistic function.
+
+    Of several models the mean is taken, as a vote among them does.
+
+    bases, sizes   each model's constant, and how many of the trees are its
+    """
 
     def __init__(
-        self, base: float, leaves: Sequence[Sequence[float]], splits: Sequence[Split], features: int
+        self,
+        bases: Sequence[float],
+        sizes: Sequence[int],
+        leaves: Sequence[Sequence[float]],
+        splits: Sequence[Split],
+        features: int,
     ):
         width = next(width for width in WORDS if max(map(len, leaves)) <= width)
         word = WORDS[width]
-        self._base, self.word = base, word
+        ends = np.cumsum(sizes).tolist()
+        self.word, self._models = word, list(zip(bases, [0, *ends[:-1]], ends, strict=True))
         self._leaves = np.zeros((len(leaves), width))
         for tree, values in enumerate(leaves):
             self._leaves[tree, : len(values)] = values
@@ -99,9 +110,14 @@ class BitVectors:
     def _add_up(self, left: Any) -> list[float]:
         lowest = left & (~left + self.word(1))
         reached = lowest.astype(np.float32).view(np.int32) >> 23  # the exponent: its one bit's place, and 127
+        found = self._leaves.take(reached + self._trees)
+        scores = [self._add_up_one(found[:, first:end], base) for base, first, end in self._models]
+        return scores[0] if len(scores) == 1 else [sum(row) / len(row) for row in zip(*scores, strict=True)]
+
+    def _add_up_one(self, found: Any, base: float) -> list[float]:
         # One after the other, whatever the number of rows: the same sum to the last bit.
-        sums = np.cumsum(self._leaves.take(reached + self._trees), axis=1)[:, -1]
-        return [1.0 / (1.0 + math.exp(-total)) for total in (sums + self._base).tolist()]
+        sums = np.cumsum(found, axis=1)[:, -1]
+        return [1.0 / (1.0 + math.exp(-total)) for total in (sums + base).tolist()]
 
     def _rule_out_each(self, rows: Rows, features: Sequence[int]) -> Any:
         """Do so a row at a time."""
@@ -140,27 +156,35 @@ class BitVectors:
         return left
 
 
-def build_bit_vectors(model: Any) -> BitVectors | None:
-    """Return the same model by bit vectors; None if its trees are too large or add up in another way."""
-    told = json.loads(model.dump_as_json().replace(INFINITE, f"{INFINITE[:-1]}Infinity,"))
-    plain = (told["postprocessor"], told["average_tree_output"], told["sigmoid_alpha"]) == (
-        "sigmoid",
-        False,
-        1.0,
-    )
-    if not plain or told["num_class"] != [1] or told["leaf_vector_shape"] != [1, 1]:
+def build_bit_vectors(*models: Any) -> BitVectors | None:
+    """Return the same models by bit vectors; None if their trees are too large or add up in another way."""
+    told = [
+        json.loads(model.dump_as_json().replace(INFINITE, f"{INFINITE[:-1]}Infinity,")) for model in models
+    ]
+    if not all(_is_plain(one) for one in told):
         return None
+    trees = [tree for one in told for tree in one["trees"]]
     leaves, splits = [], list[Split]()
-    for tree, content in enumerate(told["trees"]):
+    for place, content in enumerate(trees):
         nodes = {node["node_id"]: node for node in content["nodes"]}
         values: list[float] = []
-        splits += _walk(nodes, 0, tree, values)
+        splits += _walk(nodes, 0, place, values)
         leaves.append(values)
-    operators = {node.get("comparison_op", "<=") for tree in told["trees"] for node in tree["nodes"]}
+    operators = {node.get("comparison_op", "<=") for tree in trees for node in tree["nodes"]}
     size = 2 * len(leaves) * len(splits) * max(WORDS) // 8
     if operators != {"<="} or max(map(len, leaves)) > max(WORDS) or size > MASKS:
         return None
-    return BitVectors(told["base_scores"][0], leaves, splits, told["num_feature"])
+    bases, sizes = [one["base_scores"][0] for one in told], [len(one["trees"]) for one in told]
+    return BitVectors(bases, sizes, leaves, splits, told[0]["num_feature"])
+
+
+def _is_plain(told: Mapping[str, Any]) -> bool:
+    """Return whether a model has one output, the sum of its trees through the logistic function."""
+    summed = (told["postprocessor"], told["average_tree_output"], told["sigmoid_alpha"])
+    return summed == ("sigmoid", False, 1.0) and (told["num_class"], told["leaf_vector_shape"]) == (
+        [1],
+        [1, 1],
+    )
 
 
 def _walk(nodes: Mapping[int, Any], place: int, tree: int, leaves: list[float]) -> Iterator[Split]:

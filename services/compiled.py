@@ -21,20 +21,24 @@ Rows = Sequence[Mapping[str, Any]]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
 ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
 EXACT = ("HistGradientBoostingClassifier",)
+MEAN = "VotingClassifier"  # the mean of the probabilities of ensembles on the same columns
 
 
 class CompiledTrees:
-    """A tree ensemble behind an encoder of categories, or on numbers alone. Binary classification."""
+    """Tree ensembles behind an encoder of categories, or on numbers alone. Binary classification.
+
+    The probability is the mean of those of the ensembles.
+    """
 
     def __init__(
-        self, model: Any, columns: Sequence["Column"], *, rounded: bool, kept: Collection[str] = ()
+        self, models: Sequence[Any], columns: Sequence["Column"], *, rounded: bool, kept: Collection[str] = ()
     ) -> None:
         import treelite
 
         self.family = f"treelite {treelite.__version__}"
-        self._model = model
+        self._models = models
         self._predict: Callable[..., Any] = treelite.gtil.predict
-        self._bits = build_bit_vectors(model)
+        self._bits = build_bit_vectors(*models)
         self._rounded = rounded
         self._all = _Encoder(columns, range(len(columns)))
         self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
@@ -63,8 +67,9 @@ class CompiledTrees:
             matrix = matrix.astype(np.float32).astype(np.float64)
             if self._bits:
                 return self._bits.score(matrix.tolist())
-        scores = self._predict(self._model, matrix, nthread=1)
-        probabilities: list[float] = scores.reshape(len(rows), -1)[:, -1].tolist()
+        scores = [self._predict(model, matrix, nthread=1) for model in self._models]
+        means = np.mean([one.reshape(len(rows), -1)[:, -1] for one in scores], axis=0)
+        probabilities: list[float] = means.tolist()
         return probabilities
 
     def _recall(self, row: Mapping[str, Any], memo: Any) -> bytes:
@@ -119,17 +124,26 @@ def compile_estimator(
     """
     import treelite
 
-    trees = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    kind = type(trees).__name__
-    if kind not in ROUNDED + EXACT or len(trees.classes_) != 2:
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    ensembles = _list_members(last)
+    kinds = {type(trees).__name__ for trees in ensembles}
+    if len(kinds) != 1 or not kinds < {*ROUNDED, *EXACT} or len(last.classes_) != 2:
         return None
     columns = _read_columns(estimator, names)
-    if columns is None or len(columns) != trees.n_features_in_:
+    if columns is None or any(len(columns) != trees.n_features_in_ for trees in ensembles):
         return None
     with warnings.catch_warnings():  # Treelite turns the categories to integers, null among them
         warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
-        model = treelite.sklearn.import_model(trees)
-    return CompiledTrees(model, columns, rounded=kind in ROUNDED, kept=kept)
+        models = [treelite.sklearn.import_model(trees) for trees in ensembles]
+    return CompiledTrees(models, columns, rounded=kinds < {*ROUNDED}, kept=kept)
+
+
+def _list_members(estimator: Any) -> list[Any]:
+    """Return the ensembles whose probabilities are averaged: the members of a vote, or the one itself."""
+    if type(estimator).__name__ != MEAN:
+        return [estimator]
+    plain = estimator.voting == "soft" and estimator.weights is None
+    return list(estimator.estimators_) if plain else []
 
 
 def _read_columns(estimator: Any, names: Sequence[str]) -> list[Column] | None:
