@@ -154,3 +154,24 @@ def test_trees_on_nothing_but_a_keys_columns_remember_nothing() -> None:
     memo = Memo()
     assert compiled.score(to_rows(inputs)[:20], [memo] * 20) == compiled.score(to_rows(inputs)[:20])
     assert not compiled._remembered
+
+
+@pytest.mark.parametrize("rows", [1, 40])
+def test_a_vote_among_ensembles_gives_the_mean_of_their_probabilities(rows: int) -> None:
+    """One row or many, known categories and unseen ones."""
+    from sklearn.base import clone
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.pipeline import Pipeline
+
+    inputs = draw_rows(TOY, 1_000)
+    columns, trees = (step for _, step in fit_estimator(TOY, inputs).steps)
+    shallow = clone(trees).set_params(max_leaf_nodes=4, max_iter=7)
+    vote = VotingClassifier([("deep", clone(trees)), ("shallow", shallow)], voting="soft")
+    target = np.arange(len(inputs)) % 3 == 0
+    voted = Pipeline([("columns", clone(columns)), ("trees", vote)]).fit(inputs, target)
+    compiled = compile_estimator(voted, TOY.feature_names)
+    assert compiled is not None
+    expected = voted.predict_proba(inputs.tail(rows))[:, 1]
+    assert compiled.score(to_rows(inputs.tail(rows))) == pytest.approx(expected, abs=1e-12)
+    hard = clone(voted).set_params(trees__voting="hard").fit(inputs, target)
+    assert compile_estimator(hard, TOY.feature_names) is None
