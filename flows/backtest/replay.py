@@ -17,7 +17,7 @@ from flows.backtest.models import ScoredModel
 from flows.backtest.record import KNOWN_AT, Record
 from flows.judgement import compare_inputs
 from flows.package import REFERENCE_ROWS
-from flows.policy.gate import Evidence, GateVerdict, judge
+from flows.policy.gate import Evidence, GateVerdict, judge_scores
 from flows.policy.quality import judge_quality
 from flows.policy.retraining import RetrainPolicy, Situation, ask
 from flows.policy.trigger import TriggerPolicy, WindowSigns, name_breaches
@@ -179,10 +179,10 @@ def _judge(past: Past, candidate: ScoredModel, champion: ScoredModel) -> GateVer
         rivals={"champion": champion.read(span)[kept]},
         days=record.local_days[span].filter(newer).cast(pl.Int64).to_numpy(),
         slices={c: judged[c].fill_null("missing").to_numpy().astype(str) for c in problem.slices},
-        # Whether a version answers in a clean process is asked of a version, and here there is none.
-        latency_ms=0.0,
+        latency_ms=None,
     )
-    return judge(evidence)
+    # How a version answers, and whether its inputs hold, is asked of versions, and here there are none.
+    return judge_scores(evidence)
 
 
 def _read_reference(past: Past, model: ScoredModel) -> pl.DataFrame:

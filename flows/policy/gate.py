@@ -15,7 +15,7 @@ from flows.policy.gate_check import Check
 from flows.policy.gate_inputs import InputColumn, Remade, check_alone, check_contract, check_remade
 from flows.policy.recalibration import Slope, fit_slope
 
-__all__ = ["Check", "Evidence", "GatePolicy", "GateVerdict", "judge"]
+__all__ = ["Check", "Evidence", "GatePolicy", "GateVerdict", "judge", "judge_scores"]
 
 Floats = NDArray[np.float64]
 LINEAR = "linear model"
@@ -100,10 +100,16 @@ class Evidence:
 
 def judge(evidence: Evidence, policy: GatePolicy = GatePolicy()) -> GateVerdict:
     """Return the verdict on a candidate."""
-    checks = [_answers(evidence, policy), _enough(evidence, policy)]
-    checks += [check_contract(evidence.inputs), check_remade(evidence.remade)]
-    checks.append(check_alone(evidence.inputs, evidence.best_auc))
-    if not checks[1].passed or not evidence.rivals:
+    enough, *rest = (scores := judge_scores(evidence, policy)).checks
+    inputs = [check_contract(evidence.inputs), check_remade(evidence.remade)]
+    inputs.append(check_alone(evidence.inputs, evidence.best_auc))
+    return GateVerdict((_answers(evidence, policy), enough, *inputs, *rest), scores.behind)
+
+
+def judge_scores(evidence: Evidence, policy: GatePolicy = GatePolicy()) -> GateVerdict:
+    """Return the verdict on what the candidate says alone: not on its inputs, nor on how it answers."""
+    checks = [_enough(evidence, policy)]
+    if not checks[0].passed or not evidence.rivals:
         rivals = Check("rivals", bool(evidence.rivals), f"{len(evidence.rivals)} rivals", "one or more")
         return GateVerdict((*checks, rivals))
     for name, scores in evidence.rivals.items():

@@ -78,12 +78,20 @@ def record(project: Project) -> Record:
 def make_past(
     record: Record, better: float = 0.0, choose: Callable[[Decision], bool] = lambda d: True
 ) -> Past:
-    """A past whose first model says the base rate, and whose candidates know the outcome by `better`."""
+    """A past whose first model says a base rate, and whose candidates get a hint, right by 0.5 + `better`."""
     decisions = list_decisions(record.problem, PERIOD)
+    rate, right = 0.25, 0.5 + better
+    hints = record.outcomes == (np.random.default_rng(0).random(len(record.outcomes)) < right)
 
-    def score(at, share):
+    def score(at, better):
         first = record.find(at - 2 * WEEK)
-        scores = 0.25 + share * (record.outcomes[first:] - 0.25)
+        if_late, if_not = rate * right, (1 - rate) * (1 - right)
+        told = np.where(
+            hints[first:],
+            if_late / (if_late + if_not),
+            rate * (1 - right) / (rate * (1 - right) + (1 - rate) * right),
+        )
+        scores = told if better else np.full(len(told), rate)
         return ScoredModel(at, at - 2 * WEEK, 5_000, 1.0, "expanding", {"amount": 1.0}, first, scores)
 
     candidates = {d.at: score(d.at, better) if choose(d) else None for d in decisions}
