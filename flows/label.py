@@ -97,7 +97,9 @@ def label_period(lake: Lake, journal: Predictions, problem: Problem, period: Per
     told = pl.concat([read_outcomes(lake, problem, stretch), _read_feedback(journal, stretch)])
     kept = read_kept(lake)
     rows, before, named = _gather(journal, told, kept, stretch)
-    resolved = resolve(_read_asked(journal, rows, stretch, problem.horizon, named), rows, problem.horizon)
+    # Up to where labels have come, though the period is an older one: who asked later is hindsight.
+    reach = Period(stretch.since, max(stretch.until, looked.until))
+    resolved = resolve(_read_asked(journal, rows, reach, problem.horizon, named), rows, problem.horizon)
     write_resolved(lake, resolved, before, [*before["thing"].unique(), *rows["thing"].unique()])
     write_looked(lake, Looked(news.mark, max(looked.until, stretch.until)))
     return count_labels(resolved, period)

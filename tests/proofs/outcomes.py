@@ -35,7 +35,7 @@ SHUFFLES, BATCHES = 3, 5
 LEAST = 1_000  # of each fate, so that each is put to the test
 LANDED = {"flight_id": pl.String, "late": pl.Float64, "status": pl.String, "known_at": INSTANT}
 WHOLE = Period(START, START + timedelta(days=DAYS))
-STRETCHES = [Period(START + timedelta(days=n), START + timedelta(days=n + 1)) for n in range(DAYS + 6)]
+STRETCHES = [Period(START + timedelta(days=n), START + timedelta(days=n + 1)) for n in range(-1, DAYS + 6)]
 PROBLEM_HERE = dataclasses.replace(
     PROBLEM,
     name="outcomes",
@@ -108,8 +108,8 @@ def make_up(rng: random.Random) -> Told:
     for number in range(THINGS):
         asked = START + timedelta(seconds=rng.randrange(DAYS * 86_400))
         score = rng.random()
-        # One in a hundred is only asked about when it is all over.
-        known = asked - timedelta(hours=1) if number % 50 == 0 else asked + _wait(rng)
+        # One in forty is only asked about when it is all over.
+        known = asked - timedelta(hours=1) if number % 40 == 0 else asked + _wait(rng)
         late = float(rng.random() < score)
         times = range(1 + (number % 10 == 0))
         predictions += [_predict(number, n, asked + timedelta(minutes=n), score) for n in times]

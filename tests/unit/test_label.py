@@ -343,6 +343,16 @@ def test_an_outcome_delivered_after_its_day_was_run_is_labelled_by_the_next_run(
     assert read_labels(lake, day(0), NOON + 7 * HOUR)["entity"].to_list() == ["z"]
 
 
+def test_days_that_are_run_in_another_order_know_the_same_hindsight(lake):
+    """The day of the outcome is run after that of the prediction: nobody's label, and no orphan."""
+    asked_late = asked("b", NOON + 25 * HOUR)
+    for order in ((0, 1), (1, 0)):
+        (lake.root / MARK).unlink(missing_ok=True)
+        for number in order:
+            label_period(lake, FakeJournal([asked_late]), TOY, day(number))
+        assert read_kept(lake).filter(thing="b")["fate"].to_list() == ["hindsight"]
+
+
 def test_an_outcome_that_names_its_prediction_finds_it_however_late(lake):
     """A month later, by id alone: kept, a label, and late."""
     journal = FakeJournal([asked("z")], [as_feedback(None, 1.0, NOON + 720 * HOUR, "z/1")])
