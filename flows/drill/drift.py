@@ -31,9 +31,16 @@ def inject(stage: "Stage", diary: Diary) -> None:
     trigger = days[-1].findings.trigger
     if not diary.require(days[-1].findings.asked, f"no retrain was asked for: {'; '.join(trigger.reasons)}"):
         return
-    causes = ", ".join(trigger.causes)
-    diary.notice("monitor, verdicts on weeks", f"{causes}: {trigger.reasons[0]}", stage.now)
-    diary.answer("monitor", "sent the event that asks for a retrain", stage.now)
+    # The champion's age may ask a week before two weeks of drift do: the drift itself must have been seen.
+    weeks = [v for day in days for v in day.findings.verdicts]
+    told = "; ".join(f"{v.drift.drifted_importance:.0%} of the weight drifted" for v in weeks)
+    if not diary.require(
+        any("drift" in v.breaches for v in weeks), f"no week's verdict found drift: {told or 'no verdict'}"
+    ):
+        return
+    diary.notice("monitor, verdict on the week", told, stage.now)
+    causes = f"{', '.join(trigger.causes)}: {trigger.reasons[0]}"
+    diary.answer("monitor", f"sent the event that asks for a retrain; {causes}", stage.now)
     _follow(stage, diary, before, known)
 
 

@@ -43,9 +43,16 @@ def run_drill(
         for mode in modes:
             incidents.append(play(stage, mode))
             progress.done(mode)
+            progress.tell(tell_end(incidents[-1]))
     if not keep and all(one.ok for one in incidents):
         clear_home(stage.settings.home)
     return incidents
+
+
+def tell_end(one: Incident) -> str:
+    """Return in a line how a mode ended, and why where it failed."""
+    state = "passed" if one.ok else "FAILED"
+    return "; ".join((f"{one.mode}: {state} in {one.seconds:.0f} s", *one.explain()))
 
 
 def play(stage: Stage, mode: str) -> Incident:

@@ -14,7 +14,7 @@ from feature_repo.settings import Settings
 from flows.drill.incident import MODES, TITLES, Curve, Diary, Incident
 from flows.drill.progress import EXPECTED, Progress
 from flows.drill.report import draw_report, write_report
-from flows.drill.run import INJECT, describe, write_record
+from flows.drill.run import INJECT, describe, tell_end, write_record
 from flows.drill.stage import FOLDER, MARK, Feed, clear_home, find_ports, make_settings
 from flows.drill.table import COLUMNS, list_cells
 from flows.loop import reach_back
@@ -98,6 +98,12 @@ def test_the_record_tells_why_each_mode_failed(tmp_path: Path) -> None:
     assert write_record(Settings(home=tmp_path), [tell_incident()]).exists()
     [told] = describe([tell_incident("well")])["modes"]
     assert (told["mode"], told["ok"], told["why"]) == ("skew", False, ["it did not recover"])
+
+
+def test_the_line_at_a_modes_end_says_why_it_failed() -> None:
+    """Whoever watches need not wait for the last mode to learn that the first one failed."""
+    assert tell_end(tell_incident()).startswith("skew: passed in ")
+    assert tell_end(tell_incident("well")).endswith("it did not recover")
 
 
 def test_a_feed_gives_nothing_of_a_table_that_is_held_back_and_all_of_it_later() -> None:
