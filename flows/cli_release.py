@@ -109,7 +109,7 @@ def propose(ctx: typer.Context, version: Version, reason: Reason = "by hand", st
 def approve(
     ctx: typer.Context,
     proposal: Annotated[str, typer.Argument(help="Id of the proposal; without one: list them.")] = "",
-    version: Annotated[int, typer.Option(min=1, help="The version that you mean.")] = 0,
+    version: Annotated[int | None, typer.Option(min=1, help="The version that you mean.")] = None,
     reason: Reason = "",
     no: Annotated[bool, typer.Option("--no", help="Turn it down.")] = False,
 ) -> None:

@@ -129,9 +129,10 @@ def test_a_look_never_overrides_a_person(project):
     noisy(project, 8, 0.8)
     third = project.registry.register(project.registry.packages[1], "run", {})
     project.registry.named["champion"] = third
-    assert look(project, until(8)) is None
+    found = look(project, until(8))
+    assert (found.rollout.version, found.action) == (third, "go on")  # it had never served: it is watched
     assert project.registry.named["champion"] == third
-    assert project.releases.rollouts()[-1].state == "overridden"
+    assert [r.state for r in project.releases.rollouts() if r.version == 2] == ["overridden"]
 
 
 def test_a_breach_in_the_bake_time_is_rolled_back(project):
