@@ -27,7 +27,7 @@ def daily_loop(day: date | None = None): ...
 @flow
 def hourly_ingest(hours: int = 1): ...
 @flow
-def retrain(until: datetime | None = None, reason: str = "by hand"): ...
+def retrain(until: datetime | None = None, reason: str = "by hand", window: str = ""): ...
 @flow
 def monitor(until: datetime | None = None): ...
 @flow
@@ -223,8 +223,16 @@ def test_the_retrain_event_runs_retrain_with_its_payload(served):
         "event": "perennial.verdict.retrain",
         "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "resource": {"prefect.resource.id": "perennial.model.flight-delay"},
-        "payload": {"until": "2013-05-01T00:00:00Z", "reasons": "skill below the floor"},
+        "payload": {
+            "until": "2013-05-01T00:00:00Z",
+            "reasons": "skill below the floor",
+            "window": "week of 22 April",
+        },
     }
     api.post("/events", [event])
     (run,) = api.await_runs("retrain", "COMPLETED")
-    assert run["parameters"] == {"until": "2013-05-01T00:00:00Z", "reason": "skill below the floor"}
+    assert run["parameters"] == {
+        "until": "2013-05-01T00:00:00Z",
+        "reason": "skill below the floor",
+        "window": "week of 22 April",
+    }
