@@ -30,12 +30,12 @@ class Terms:
 
     stage  "shadow": scored beside the champion, never heard; "canary": answers a share of the traffic
     share  of the entities that a canary answers, over 0 and at most 0.5
-    bake   days that it is watched once it is the champion
+    bake   days that it is watched once it is the champion: of 7, labels would leave too few to judge quality
     """
 
     stage: Stage = "shadow"
     share: float = 0.1
-    bake: float = 7.0
+    bake: float = 14.0
 
     def __post_init__(self) -> None:
         if self.stage not in {"shadow", "canary"}:
