@@ -28,7 +28,7 @@ def build_environment(settings: Settings) -> dict[str, str]:
         "BENTOML_HOME": str(home / "bentoml"),
         "MLFLOW_TRACKING_URI": settings.mlflow_url,
         "MPLBACKEND": "Agg",
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a fit ten times as long
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin take a busy core from others
         "PREFECT_API_URL": f"{settings.prefect_url}/api",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the shortest; the zombie automation waits for two
         "PREFECT_HOME": str(home / "prefect"),
