@@ -193,6 +193,7 @@ def _log(
 def _params(result: Fitted, training: TrainingSet, holdout: pl.DataFrame) -> dict[str, Any]:
     estimator = result.estimator
     last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    settings = {k: v for k, v in last.get_params().items() if isinstance(v, bool | int | float | str)}
     rows = {
         "rows_fitted": len(result.learned),
         "window": result.choice.window.name,
@@ -201,7 +202,7 @@ def _params(result: Fitted, training: TrainingSet, holdout: pl.DataFrame) -> dic
         "holdout_days": HOLDOUT.days,
         "rows_excluded": sum(training.excluded.values()),
     }
-    return {**rows, "estimator": type(last).__name__, **last.get_params()}
+    return {**rows, "estimator": type(last).__name__, **settings}
 
 
 @task(name="train", cache_policy=NO_CACHE)

@@ -83,8 +83,21 @@ def apply_window(window: Window, rows: pl.DataFrame, problem: Problem) -> tuple[
 
 def fit_weighted(estimator: Any, rows: pl.DataFrame, problem: Problem, weights: Floats | None) -> Any:
     """Fit an estimator on labelled rows, each of which counts as much as its weight, and return it."""
-    given = {} if weights is None else {_name_weights(estimator): weights}
-    return estimator.fit(to_matrix(rows, problem), rows[problem.target].to_numpy(), **given)
+    return _fit(estimator, to_matrix(rows, problem), rows[problem.target].to_numpy(), weights)
+
+
+def _fit(estimator: Any, matrix: Any, outcomes: Any, weights: Floats | None) -> Any:
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.frozen import FrozenEstimator
+
+    if weights is None:
+        return estimator.fit(matrix, outcomes)
+    if isinstance(estimator, VotingClassifier):
+        # A vote hands weights on to no pipeline; so its members are fitted first.
+        fitted = [(name, _fit(one, matrix, outcomes, weights)) for name, one in estimator.estimators]
+        estimator.set_params(estimators=[(name, FrozenEstimator(one)) for name, one in fitted])
+        return estimator.fit(matrix, outcomes)
+    return estimator.fit(matrix, outcomes, **{_name_weights(estimator): weights})
 
 
 def tabulate(tried: Sequence[Tried], chosen: str) -> list[dict[str, Any]]:
@@ -114,9 +127,17 @@ def _find_reason_to_skip(
         return "reaches back to the first row, as expanding does"
     if len(learned) < policy.min_rows:
         return f"{len(learned)} rows to learn from, expected {policy.min_rows} or more"
-    if window.half_life is not None and not _name_weights(estimator):
+    if window.half_life is not None and not _takes_weights(estimator):
         return "the estimator takes no weights"
     return ""
+
+
+def _takes_weights(estimator: Any) -> bool:
+    from sklearn.ensemble import VotingClassifier
+
+    if isinstance(estimator, VotingClassifier):
+        return all(_takes_weights(one) for _, one in estimator.estimators)
+    return bool(_name_weights(estimator))
 
 
 def _name_weights(estimator: Any) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -156,26 +156,29 @@ class BitVectors:
         return left
 
 
-def build_bit_vectors(*models: Any) -> BitVectors | None:
-    """Return the same models by bit vectors; None if their trees are too large or add up in another way."""
+def build_bit_vectors(models: Sequence[Any], places: Sequence[Sequence[int]]) -> BitVectors | None:
+    """Return the same models by bit vectors; None if their trees are too large or add up in another way.
+
+    places  of each model, where each of its features is in the rows
+    """
     told = [
         json.loads(model.dump_as_json().replace(INFINITE, f"{INFINITE[:-1]}Infinity,")) for model in models
     ]
     if not all(_is_plain(one) for one in told):
         return None
-    trees = [tree for one in told for tree in one["trees"]]
+    trees = [(tree, mine) for one, mine in zip(told, places, strict=True) for tree in one["trees"]]
     leaves, splits = [], list[Split]()
-    for place, content in enumerate(trees):
+    for number, (content, mine) in enumerate(trees):
         nodes = {node["node_id"]: node for node in content["nodes"]}
         values: list[float] = []
-        splits += _walk(nodes, 0, place, values)
+        splits += [replace(split, feature=mine[split.feature]) for split in _walk(nodes, 0, number, values)]
         leaves.append(values)
-    operators = {node.get("comparison_op", "<=") for tree in trees for node in tree["nodes"]}
+    operators = {node.get("comparison_op", "<=") for tree, _ in trees for node in tree["nodes"]}
     size = 2 * len(leaves) * len(splits) * max(WORDS) // 8
     if operators != {"<="} or max(map(len, leaves)) > max(WORDS) or size > MASKS:
         return None
     bases, sizes = [one["base_scores"][0] for one in told], [len(one["trees"]) for one in told]
-    return BitVectors(bases, sizes, leaves, splits, told[0]["num_feature"])
+    return BitVectors(bases, sizes, leaves, splits, 1 + max(map(max, places)))
 
 
 def _is_plain(told: Mapping[str, Any]) -> bool:

@@ -21,24 +21,28 @@ Rows = Sequence[Mapping[str, Any]]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
 ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
 EXACT = ("HistGradientBoostingClassifier",)
-MEAN = "VotingClassifier"  # the mean of the probabilities of ensembles on the same columns
+MEAN = "VotingClassifier"  # the mean of the probabilities of ensembles
+FITTED = "FrozenEstimator"  # an estimator that was fitted before
 
 
 class CompiledTrees:
     """Tree ensembles behind an encoder of categories, or on numbers alone. Binary classification.
 
-    The probability is the mean of those of the ensembles.
+    The probability is the mean of those of the ensembles, each of which takes some of the columns.
     """
 
     def __init__(
-        self, models: Sequence[Any], columns: Sequence["Column"], *, rounded: bool, kept: Collection[str] = ()
+        self, ensembles: Sequence["Ensemble"], *, rounded: bool, kept: Collection[str] = ()
     ) -> None:
         import treelite
 
         self.family = f"treelite {treelite.__version__}"
-        self._models = models
+        columns = [*dict.fromkeys(column for one in ensembles for column in one.columns)]
+        place = {column: i for i, column in enumerate(columns)}
+        self._models = [treelite.sklearn.import_model(one.trees) for one in ensembles]
+        self._places = [[place[column] for column in one.columns] for one in ensembles]
         self._predict: Callable[..., Any] = treelite.gtil.predict
-        self._bits = build_bit_vectors(*models)
+        self._bits = build_bit_vectors(self._models, self._places)
         self._rounded = rounded
         self._all = _Encoder(columns, range(len(columns)))
         self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
@@ -67,7 +71,10 @@ class CompiledTrees:
             matrix = matrix.astype(np.float32).astype(np.float64)
             if self._bits:
                 return self._bits.score(matrix.tolist())
-        scores = [self._predict(model, matrix, nthread=1) for model in self._models]
+        scores = [
+            self._predict(model, np.ascontiguousarray(matrix[:, places]), nthread=1)
+            for model, places in zip(self._models, self._places, strict=True)
+        ]
         means = np.mean([one.reshape(len(rows), -1)[:, -1] for one in scores], axis=0)
         probabilities: list[float] = means.tolist()
         return probabilities
@@ -83,10 +90,18 @@ class CompiledTrees:
 
 @dataclass(frozen=True)
 class Column:
-    """One column as the trees take it: a number as it is, or a category by its code."""
+    """One column as the trees take it: a number as it is, or one of some categories by its code."""
 
     name: str
-    codes: Mapping[str, float] | None = None
+    categories: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A fitted ensemble of trees, and what it takes, in order."""
+
+    trees: Any
+    columns: Sequence[Column]
 
 
 class _Encoder:
@@ -95,7 +110,11 @@ class _Encoder:
     def __init__(self, columns: Sequence[Column], places: Sequence[int]) -> None:
         self.places = list(places)
         taken = [columns[place] for place in places]
-        self._codes = [(place, c.codes) for place, c in enumerate(taken) if c.codes is not None]
+        self._codes = [
+            (place, {category: float(code) for code, category in enumerate(column.categories)})
+            for place, column in enumerate(taken)
+            if column.categories is not None
+        ]
         self._names = names = [column.name for column in taken]
         self._pick = itemgetter(*names) if len(names) > 1 else None
 
@@ -122,50 +141,55 @@ def compile_estimator(
     names  the columns of the DataFrame that the estimator was fitted on, in order
     kept   those of them whose values stay the same over many rows: what they make is remembered
     """
-    import treelite
-
-    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    ensembles = _list_members(last)
-    kinds = {type(trees).__name__ for trees in ensembles}
-    if len(kinds) != 1 or not kinds < {*ROUNDED, *EXACT} or len(last.classes_) != 2:
+    ensembles = _list_ensembles(estimator, [Column(name) for name in names])
+    kinds = {type(one.trees).__name__ for one in ensembles}
+    if len(kinds) != 1 or not kinds < {*ROUNDED, *EXACT}:
         return None
-    columns = _read_columns(estimator, names)
-    if columns is None or any(len(columns) != trees.n_features_in_ for trees in ensembles):
+    if any(len(one.columns) != one.trees.n_features_in_ or len(one.trees.classes_) != 2 for one in ensembles):
         return None
     with warnings.catch_warnings():  # Treelite turns the categories to integers, null among them
         warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
-        models = [treelite.sklearn.import_model(trees) for trees in ensembles]
-    return CompiledTrees(models, columns, rounded=kinds < {*ROUNDED}, kept=kept)
+        return CompiledTrees(ensembles, rounded=kinds < {*ROUNDED}, kept=kept)
 
 
-def _list_members(estimator: Any) -> list[Any]:
-    """Return the ensembles whose probabilities are averaged: the members of a vote, or the one itself."""
+def _list_ensembles(estimator: Any, columns: Sequence[Column]) -> list[Ensemble]:
+    """Return the ensembles whose probabilities are averaged; none if more is done than that."""
+    if type(estimator).__name__ == FITTED:
+        return _list_ensembles(estimator.estimator, columns)
+    if hasattr(estimator, "steps"):
+        *before, (_, last) = estimator.steps
+        taken = _pass_on([step for _, step in before], columns)
+        return [] if taken is None else _list_ensembles(last, taken)
     if type(estimator).__name__ != MEAN:
-        return [estimator]
-    plain = estimator.voting == "soft" and estimator.weights is None
-    return list(estimator.estimators_) if plain else []
+        return [Ensemble(estimator, columns)]
+    if estimator.voting != "soft" or estimator.weights is not None:
+        return []
+    members = [_list_ensembles(one, columns) for one in estimator.estimators_]
+    # A mean of means is no plain mean.
+    return [one for [one] in members] if all(len(found) == 1 for found in members) else []
 
 
-def _read_columns(estimator: Any, names: Sequence[str]) -> list[Column] | None:
+def _pass_on(steps: Sequence[Any], columns: Sequence[Column]) -> list[Column] | None:
     """Return what comes out of the steps before the trees; None if they do more than encode and pass on."""
-    steps = [step for _, step in estimator.steps[:-1]] if hasattr(estimator, "steps") else []
     if not steps:
-        return [Column(name) for name in names]
+        return [*columns]
     if len(steps) > 1 or type(steps[0]).__name__ != "ColumnTransformer":
         return None
-    columns: list[Column] = []
+    if any(column.categories is not None for column in columns):
+        return None
+    names = [column.name for column in columns]
+    passed: list[Column] = []
     for _, transformer, chosen in steps[0].transformers_:
         taken = _name(chosen, names)
         if _passes(transformer):
-            columns += [Column(name) for name in taken]
+            passed += [Column(name) for name in taken]
         elif _encodes(transformer):
-            columns += [
-                Column(name, {category: float(code) for code, category in enumerate(known)})
-                for name, known in zip(taken, transformer.categories_, strict=True)
+            passed += [
+                Column(name, tuple(known)) for name, known in zip(taken, transformer.categories_, strict=True)
             ]
         elif transformer != "drop":
             return None
-    return columns
+    return passed
 
 
 def _name(chosen: Any, names: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"  # written beside our own copy
 TRUSTED_TYPES = (
     "functools.partial",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.utils._bunch.Bunch",  # a dictionary: the members of a vote by name
     "sklearn.utils.validation.check_array",
 )
 

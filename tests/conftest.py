@@ -25,8 +25,6 @@ def make_toy(tmp_path: Path) -> Callable[..., Project]:
     """Return a maker of toy projects, each on a home of its own."""
 
     def make(home: str = "home", days: int = 30) -> Project:
-        from flows.model import build_estimator
-
         # Nobody answers at this port, whatever else runs on the machine.
         settings = Settings(home=tmp_path / home, mlflow_port=1)
         return Project(
@@ -35,7 +33,7 @@ def make_toy(tmp_path: Path) -> Callable[..., Project]:
             fetch=toy.open_toy_source(days),
             suite=toy.suite,
             add_check_columns=toy.add_check_columns,
-            build_estimator=build_estimator,
+            build_estimator=toy.build_estimator,
             lake=Lake(settings.home / "lake"),
         )
 

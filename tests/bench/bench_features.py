@@ -42,7 +42,7 @@ def build_home(home: Path, period: Period = YEAR) -> None:
     fetch, lake = open_source(), Lake(home / "lake")
     raw = {table.name: fetch(table.name, period).frame for table in PROBLEM.raw}
     for table in PROBLEM.feature_tables:
-        frame = table.compute({name: raw[name] for name in table.reads}, table.ticks(period))
+        frame = table.compute_rows({name: raw[name] for name in table.reads}, table.ticks(period))
         columns = [*table.keys, STAMP, *table.features]
         lake.replace(table.name, frame.select(columns), period, STAMP, closed="right")
     PROBLEM.build_requests(raw).write_parquet(home / "requests.parquet")

@@ -22,7 +22,7 @@ from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.lineage import open_emitter
 from flows.manifests import STOPPED, landed_batches, read_manifests, record_manifests
-from flows.model import build_estimator
+
 from flows.project import Project
 from flows.trace import Trace, trace_prediction
 from flows.trace_batch import trace_batch
@@ -55,7 +55,7 @@ def open_toy(home: Path, settings: type[Settings] = LocalSettings) -> Project:
         fetch=toy.open_toy_source(DAYS),
         suite=toy.suite,
         add_check_columns=toy.add_check_columns,
-        build_estimator=build_estimator,
+        build_estimator=toy.build_estimator,
         lake=Lake(home / "lake"),
     )
 

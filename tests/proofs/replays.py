@@ -78,7 +78,7 @@ def _build(project: Any) -> list[Any]:
     from flows.train import train_candidate
 
     def build_small(problem: Any) -> Any:
-        return project.build_estimator(problem).set_params(trees__max_iter=20)
+        return project.build_estimator(problem).set_params(deep__trees__max_iter=20, flat__trees__max_iter=20)
 
     small = replace(project, build_estimator=build_small)
     backfill_days(project, FIRST, TRAINED, lambda done, total: None)

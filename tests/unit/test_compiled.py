@@ -158,13 +158,13 @@ def test_trees_on_nothing_but_a_keys_columns_remember_nothing() -> None:
 
 @pytest.mark.parametrize("rows", [1, 40])
 def test_a_vote_among_ensembles_gives_the_mean_of_their_probabilities(rows: int) -> None:
-    """One row or many, known categories and unseen ones."""
+    """One row or many, known categories and unseen ones, behind one encoder."""
     from sklearn.base import clone
     from sklearn.ensemble import VotingClassifier
     from sklearn.pipeline import Pipeline
 
     inputs = draw_rows(TOY, 1_000)
-    columns, trees = (step for _, step in fit_estimator(TOY, inputs).steps)
+    columns, trees = (step for _, step in fit_estimator(TOY, inputs).estimators_[1].steps)
     shallow = clone(trees).set_params(max_leaf_nodes=4, max_iter=7)
     vote = VotingClassifier([("deep", clone(trees)), ("shallow", shallow)], voting="soft")
     target = np.arange(len(inputs)) % 3 == 0
@@ -175,3 +175,50 @@ def test_a_vote_among_ensembles_gives_the_mean_of_their_probabilities(rows: int)
     assert compiled.score(to_rows(inputs.tail(rows))) == pytest.approx(expected, abs=1e-12)
     hard = clone(voted).set_params(trees__voting="hard").fit(inputs, target)
     assert compile_estimator(hard, TOY.feature_names) is None
+
+
+@pytest.mark.parametrize("leaves", [15, 100])
+def test_each_member_of_a_vote_may_take_columns_of_its_own(leaves: int) -> None:
+    """In an order of its own; small trees by bit vectors, large ones by the interpreter."""
+    from sklearn.base import clone
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.frozen import FrozenEstimator
+
+    inputs = draw_rows(TOY, 3_000)
+    whole = fit_estimator(TOY, inputs).estimators_[1]
+    kinds, (name, passed, numbers) = whole["columns"].transformers
+    other = [(name, passed, numbers[:0:-1]), kinds]
+    part = clone(whole).set_params(
+        columns__transformers=other,
+        trees__categorical_features=[len(numbers) - 1],
+        trees__max_leaf_nodes=leaves,
+        trees__min_samples_leaf=5,
+    )
+    late = inputs[numbers[1]].fillna(0).to_numpy() > np.random.default_rng(2).normal(3, 2, len(inputs))
+    members = [("whole", clone(whole)), ("part", part)]
+    vote = VotingClassifier(members, voting="soft").fit(inputs, late)
+    frozen = [(name, FrozenEstimator(one)) for name, one in vote.named_estimators_.items()]
+    odd = inputs.copy()
+    odd.loc[::5, numbers] = np.nan
+    odd.loc[::7, "shop"] = "moon"
+    expected = vote.predict_proba(odd)[:, 1]
+    assert np.ptp(expected) > 0.1
+    for one in (vote, VotingClassifier(frozen, voting="soft").fit(inputs, late)):
+        compiled = compile_estimator(one, TOY.feature_names, ("shop", numbers[2]))
+        assert compiled is not None
+        assert (compiled._bits is not None) == (leaves <= 64)
+        scores = compiled.score(to_rows(odd))
+        assert np.abs(expected - scores).max() <= 1e-12
+        assert compiled.score(to_rows(odd)[:3]) == scores[:3]
+        assert [compiled.score([row], [Memo()])[0] for row in to_rows(odd)[:50]] == scores[:50]
+
+
+def test_a_mean_of_means_is_left_to_scikit_learn() -> None:
+    """A vote within a vote counts its members less."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
+
+    trees = HistGradientBoostingClassifier(max_iter=5)
+    inner = VotingClassifier([("a", trees), ("b", trees)], voting="soft")
+    vote = VotingClassifier([("a", trees), ("inner", inner)], voting="soft")
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(300, 3)), columns=NUMBERS)
+    assert compile_estimator(vote.fit(frame, frame["a"] > 0), NUMBERS) is None

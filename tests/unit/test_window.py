@@ -8,7 +8,8 @@ import polars as pl
 import pytest
 
 from flows.policy.window import EXPANDING, WINDOWS, Tried, Window, WindowPolicy, choose, compare
-from flows.training_window import apply_window, fit_by_evidence, tabulate
+from flows.training_set import to_matrix
+from flows.training_window import apply_window, fit_by_evidence, fit_weighted, tabulate
 from tests import toy
 
 NAMES = [window.name for window in WINDOWS]
@@ -164,6 +165,22 @@ def test_an_estimator_without_weights_is_not_asked_to_weigh() -> None:
     (fading,) = (one for one in result.tried if one.name == FADING.name)
     assert fading.reason == "the estimator takes no weights"
     assert fading.difference is None
+
+
+def test_each_member_of_a_vote_learns_with_the_weights() -> None:
+    """As if fitted alone with them; without them it answers otherwise."""
+    rows = make_rows(30, turned=15)
+    _, weights = apply_window(FADING, rows, toy.TOY)
+    assert weights is not None
+    matrix, outcomes = to_matrix(rows, toy.TOY), rows["returned"].to_numpy()
+    weighted = fit_weighted(toy.build_estimator(toy.TOY), rows, toy.TOY, weights).predict_proba(matrix)
+    alone = [
+        one.fit(matrix, outcomes, trees__sample_weight=weights).predict_proba(matrix)
+        for _, one in toy.build_estimator(toy.TOY).estimators
+    ]
+    assert weighted == pytest.approx(np.mean(alone, axis=0))
+    plain = fit_weighted(toy.build_estimator(toy.TOY), rows, toy.TOY, None).predict_proba(matrix)
+    assert abs(weighted - plain).max() > 0.1
 
 
 def test_a_half_life_halves_what_a_row_counts() -> None:
