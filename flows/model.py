@@ -11,7 +11,6 @@ import numpy as np
 
 from feature_repo.contract import Problem
 
-
 # What hardly varies within a season. Trees on it take the season that they saw for the reason.
 SEASON = frozenset(
     (
@@ -22,7 +21,7 @@ SEASON = frozenset(
 
 
 def build_estimator(problem: Problem) -> Any:
-    """Return an unfitted mean of two unlike ensembles of trees: deep ones, blind to the season, and flat ones.
+    """Return an unfitted mean of two ensembles of trees: deep ones, blind to the season, and flat ones.
 
     Each takes categories and missing values as they are. Their mean ranks better than either, and in the
     weeks in which a season turns it is less wrong.
@@ -47,7 +46,9 @@ def _build_trees(problem: Problem, numbers: Sequence[str], **size: int) -> Any:
     categories = list(problem.categories)
     # A category unseen in training becomes missing, which the trees have a branch for.
     encode = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=np.nan)
-    columns = ColumnTransformer([("categories", encode, categories), ("numbers", "passthrough", list(numbers))])
+    columns = ColumnTransformer(
+        [("categories", encode, categories), ("numbers", "passthrough", list(numbers))]
+    )
     trees = HistGradientBoostingClassifier(
         learning_rate=0.1,
         min_samples_leaf=200,

@@ -24,7 +24,7 @@ from flows.policy.window import EXPANDING, Tried
 from flows.project import Project
 from flows.summary import publish_table
 from flows.training_set import TrainingSet, build_training_set, split_by_time, to_matrix
-from flows.training_window import Fitted, fit_by_evidence, tabulate
+from flows.training_window import Fitted, find_empty, fit_by_evidence, tabulate
 
 HOLDOUT = timedelta(days=14)  # the newest labels: what the gate judges on, never fitted on
 MIN_ROWS = 5_000
@@ -55,7 +55,7 @@ def train_candidate(project: Project, until: datetime, reason: str) -> Candidate
 
     Which of them is decided by evidence: the window of the past that served best.
 
-    Raises NotEnoughData if there are under MIN_ROWS rows to fit on.
+    Raises NotEnoughData if there are under MIN_ROWS rows to fit on, or if one of the inputs has no value.
     """
     training = build_training_set(project, until)
     with telling_training(project, training.snapshot, training.sha256, reason) as run:
@@ -74,6 +74,14 @@ def _train(project: Project, training: TrainingSet, reason: str) -> Candidate:
             got=f"{len(fitted)} rows to fit and {len(holdout)} newer ones",
             expected=f"{MIN_ROWS} or more to fit, and {HOLDOUT.days} days of newer ones",
             next_step="Backfill a longer period.",
+        )
+    empty = find_empty(fitted, problem)
+    if empty:
+        raise NotEnoughData(
+            f"training of {problem.name} until {until:%Y-%m-%d}",
+            got=f"no value of {', '.join(empty)} in {len(fitted)} rows",
+            expected="a value of every number that the model takes",
+            next_step="Mend its source and backfill, or leave it out of the feature service.",
         )
     result = fit_by_evidence(project.build_estimator, fitted, problem)
     holdout = holdout.with_columns(score=pl.Series(predict(result.estimator, holdout, problem)))

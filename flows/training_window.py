@@ -60,6 +60,7 @@ def try_windows(
     for window in policy.windows:
         learned, weights = apply_window(window, known, problem)
         reason = _find_reason_to_skip(window, learned, known, build_estimator(problem), policy)
+        reason = reason or _tell_empty(learned, problem)
         if reason:
             skipped.append(Tried(window.name, len(learned), reason=reason))
             continue
@@ -100,6 +101,12 @@ def _fit(estimator: Any, matrix: Any, outcomes: Any, weights: Floats | None) -> 
     return estimator.fit(matrix, outcomes, **{_name_weights(estimator): weights})
 
 
+def find_empty(rows: pl.DataFrame, problem: Problem) -> list[str]:
+    """Return the numbers of which no row has a value: scikit-learn's trees cannot be fitted on one such."""
+    names = [f.name for f in problem.features if f.kind == "number"]
+    return [name for name in names if rows[name].null_count() == len(rows)]
+
+
 def tabulate(tried: Sequence[Tried], chosen: str) -> list[dict[str, Any]]:
     """Return one row a window that was tried, the one that was learned from marked."""
     return [{**asdict(one), "chosen": one.name == chosen} for one in tried]
@@ -114,7 +121,12 @@ def _find_lacking(
         return f"{len(known)} rows to learn from and {days} days to judge on, expected {expected}"
     if known[problem.target].n_unique() < 2 or judged[problem.target].n_unique() < 2:
         return "one outcome only"
-    return ""
+    return _tell_empty(known, problem)
+
+
+def _tell_empty(rows: pl.DataFrame, problem: Problem) -> str:
+    empty = find_empty(rows, problem)
+    return f"no value of {', '.join(empty)}" if empty else ""
 
 
 def _find_reason_to_skip(

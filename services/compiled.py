@@ -31,9 +31,7 @@ class CompiledTrees:
     The probability is the mean of those of the ensembles, each of which takes some of the columns.
     """
 
-    def __init__(
-        self, ensembles: Sequence["Ensemble"], *, rounded: bool, kept: Collection[str] = ()
-    ) -> None:
+    def __init__(self, ensembles: Sequence["Ensemble"], *, rounded: bool, kept: Collection[str] = ()) -> None:
         import treelite
 
         self.family = f"treelite {treelite.__version__}"

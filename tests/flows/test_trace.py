@@ -22,7 +22,6 @@ from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.lineage import open_emitter
 from flows.manifests import STOPPED, landed_batches, read_manifests, record_manifests
-
 from flows.project import Project
 from flows.trace import Trace, trace_prediction
 from flows.trace_batch import trace_batch

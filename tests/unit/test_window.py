@@ -167,6 +167,17 @@ def test_an_estimator_without_weights_is_not_asked_to_weigh() -> None:
     assert fading.difference is None
 
 
+def test_a_window_without_any_value_of_a_number_is_not_tried() -> None:
+    """It is named; the windows that hold one are compared."""
+    rows = make_rows(120, None)
+    recent = pl.col("decided_at") > rows["decided_at"].max() - timedelta(days=60)  # type: ignore[operator]
+    gone = rows.with_columns(amount=pl.when(~recent).then("amount"))
+    result = fit_by_evidence(lambda problem: Remembering(), gone, toy.TOY, POLICY)
+    told = {one.name: one.reason for one in result.tried}
+    assert told[RECENT.name] == "no value of amount"
+    assert "no value" not in told[EXPANDING.name]
+
+
 def test_each_member_of_a_vote_learns_with_the_weights() -> None:
     """As if fitted alone with them; without them it answers otherwise."""
     rows = make_rows(30, turned=15)
