@@ -211,7 +211,7 @@ app.command()(doctor)
 @app.command()
 def example(ctx: typer.Context) -> None:
     """Print the request of a real flight as JSON: `perennial example | curl --json @- URL/predict`."""
-    from flows.demo import example_request
+    from flows.example import example_request
 
     print(json.dumps(example_request(ctx.obj), indent=1))
 

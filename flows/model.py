@@ -31,13 +31,13 @@ def build_estimator(problem: Problem) -> Any:
     numbers = [f.name for f in problem.features if f.kind == "number"]
     lasting = [name for name in numbers if name not in SEASON]
     members = [
-        ("deep", _build_trees(problem, lasting, max_leaf_nodes=15, max_iter=120)),
-        ("flat", _build_trees(problem, numbers, max_leaf_nodes=6, max_iter=200)),
+        ("deep", _build_trees(problem, lasting, max_leaf_nodes=15, max_iter=80, learning_rate=0.15)),
+        ("flat", _build_trees(problem, numbers, max_leaf_nodes=6, max_iter=100, learning_rate=0.2)),
     ]
     return VotingClassifier(members, voting="soft")
 
 
-def _build_trees(problem: Problem, numbers: Sequence[str], **size: int) -> Any:
+def _build_trees(problem: Problem, numbers: Sequence[str], **size: float) -> Any:
     from sklearn.compose import ColumnTransformer
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.pipeline import Pipeline
@@ -50,7 +50,6 @@ def _build_trees(problem: Problem, numbers: Sequence[str], **size: int) -> Any:
         [("categories", encode, categories), ("numbers", "passthrough", list(numbers))]
     )
     trees = HistGradientBoostingClassifier(
-        learning_rate=0.1,
         min_samples_leaf=200,
         l2_regularization=5.0,
         categorical_features=list(range(len(categories))),

@@ -48,10 +48,10 @@ def try_windows(
     build_estimator: Callable[[Problem], Any], rows: pl.DataFrame, problem: Problem, policy: WindowPolicy
 ) -> tuple[Tried, ...]:
     """Return what each window comes to on the newest days of labelled rows, learned from what is older."""
-    thinned = rows.sort(problem.decided_at).gather_every(max(1, -(-len(rows) // policy.max_rows)))
     decided = pl.col(problem.decided_at)
     newest = decided > decided.max() - timedelta(days=policy.judged_days)
-    known, judged = thinned.filter(~newest), thinned.filter(newest)
+    older, judged = rows.filter(~newest), rows.filter(newest)
+    known = older.sort(problem.decided_at).gather_every(max(1, -(-len(older) // policy.max_rows)))
     days = judged[problem.decided_at].dt.convert_time_zone(problem.time_zone).dt.date().cast(pl.Int64)
     lacking = _find_lacking(known, judged, days.n_unique(), problem, policy)
     if lacking:

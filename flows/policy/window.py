@@ -43,7 +43,7 @@ class WindowPolicy:
     judged_days     newest days of the rows, on which they are compared: four turns of the week
     min_days        days among them that have rows: the bootstrap resamples days
     min_rows        a window with fewer rows to learn from is not tried
-    max_rows        rows that evidence is gathered on; with more, every n-th counts, for all windows alike
+    max_rows        rows that are learned from to compare; with more, every n-th counts, for all windows alike
     level           confidence of the intervals; the challengers share its error (Bonferroni)
     resamples, seed of the bootstrap
     """
@@ -52,7 +52,7 @@ class WindowPolicy:
     judged_days: int = 28
     min_days: int = 14
     min_rows: int = 2_000
-    max_rows: int = 40_000
+    max_rows: int = 20_000
     level: float = 0.95
     resamples: int = 2_000
     seed: int = 0

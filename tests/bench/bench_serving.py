@@ -5,7 +5,7 @@
     python tests/bench/bench_serving.py --peers all                 # sets up MLServer and Ray Serve as well
     python tests/bench/bench_serving.py --only ours --flame var/bench  # and draw where the time goes
 
-All serve the same 320 trees with one worker, and answer with the same scores (checked before the clock
+All serve the same 180 trees with one worker, and answer with the same scores (checked before the clock
 runs). Our own reads its features online, checks, journals and counts; the others are handed the model's
 inputs. Each request is one of some 1,800 different flights. Rounds are interleaved: a figure is the
 median over them, and a ratio is taken within each round. `cpu` is the processor time of the server's

@@ -98,7 +98,7 @@ import polars as pl
 import feature_repo.problem, flows.project, services.schemas
 from feature_repo.contract import Period
 from feature_repo.settings import Settings
-from flows.demo import example_request
+from flows.example import example_request
 from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.train import fit, measure, measure_importance, predict

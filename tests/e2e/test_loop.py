@@ -39,9 +39,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
 def _prepare(settings: Settings) -> dict[str, Any]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.demo import Script, Story, replay_day
+    from flows.demo import Script, replay_day
     from flows.loop import backfill_days
     from flows.project import open_project
+    from flows.story import Story
     from flows.traffic import Load
 
     project, story = open_project(settings), Story()

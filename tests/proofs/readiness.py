@@ -1,8 +1,9 @@
 """What `perennial doctor` says of a stack that did its work: the least section of the ML Test Score.
 
 A stack of its own takes in nine weeks, trains, serves and judges a week of real flights, trains once more,
-lets that version stand beside the champion, moves it in by hand and back again, and probes for skew. Then the
-tests that the rubric asks for run, and are recorded in its home. Nothing of it is told to doctor: it looks.
+lets that version stand beside the champion, moves it in by hand and back again, and probes for skew. Retrain
+policies are compared over these days. Then the tests that the rubric asks for run, and are recorded in its
+home. Nothing of it is told to doctor: it looks.
 """
 
 import json
@@ -37,6 +38,7 @@ def measure() -> Iterator[Figure]:
         settings = Settings(home=Path(folder), schedules=False, evidently_port=0, **ports)
         with changed_environment(build_environment(settings)), running_watched(settings):
             live(settings, FIRST, TRAINED, DAYS)
+            run_cli(settings, "backtest", "--policies", "never,weekly")
             run_tests(settings)
             yield from look(settings)
 
@@ -61,8 +63,9 @@ def live(settings: Settings, first: date, trained: date, days: int) -> None:
 
 def replay(settings: Settings, begin: date, days: int) -> None:
     """Run whole days with traffic, as the demo does."""
-    from flows.demo import Script, Story, replay_day
+    from flows.demo import Script, replay_day
     from flows.project import open_project
+    from flows.story import Story
     from flows.traffic import Load
 
     project, story = open_project(settings), Story()
@@ -104,11 +107,17 @@ def run_tests(settings: Settings) -> None:
     subprocess.run(command, cwd=PROJECT, check=False, stdout=sys.stderr)
 
 
+def run_cli(settings: Settings, *words: str) -> str:
+    """Run a command as a person does, and return what it prints."""
+    command = (sys.executable, "-m", "flows.cli", "--home", str(settings.home), *words)
+    done = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
+    print(done.stderr, file=sys.stderr)
+    return done.stdout
+
+
 def look(settings: Settings) -> Iterator[Figure]:
     """Yield what doctor says."""
-    command = (sys.executable, "-m", "flows.cli", "--home", str(settings.home), "doctor", "--json")
-    done = subprocess.run(command, cwd=PROJECT, check=False, capture_output=True, text=True)
-    told = json.loads(done.stdout)
+    told = json.loads(run_cli(settings, "doctor", "--json"))
     for answer in told["rubric"]:
         lacking = [one["what"] for one in answer["findings"] if not one["holds"]]
         print(f"{answer['points']} {answer['question']}: {'; '.join(lacking)}", file=sys.stderr)

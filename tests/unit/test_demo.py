@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from feature_repo.settings import Settings
-from flows.demo import Story, _set_aside
+from flows.demo import _set_aside
+from flows.story import Story
 
 
 def test_what_a_home_holds_is_set_aside_and_not_deleted(tmp_path: Path) -> None:
