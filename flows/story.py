@@ -82,6 +82,7 @@ def compare_frozen(project: "Project", story: Story) -> None:
 
 
 def show_story(console: Console, settings: Settings, story: Story) -> None:
+    """Print it."""
     from rich.table import Table
 
     table = Table(title="Frozen model against the one that was kept, on the same labelled predictions")

@@ -24,7 +24,7 @@ from flows.policy.window import EXPANDING, Tried
 from flows.project import Project
 from flows.summary import publish_table
 from flows.training_set import TrainingSet, build_training_set, split_by_time, to_matrix
-from flows.training_window import Fitted, find_empty, fit_by_evidence, tabulate
+from flows.training_window import Fitted, fit_by_evidence, tabulate
 
 HOLDOUT = timedelta(days=14)  # the newest labels: what the gate judges on, never fitted on
 MIN_ROWS = 5_000
@@ -74,14 +74,6 @@ def _train(project: Project, training: TrainingSet, reason: str) -> Candidate:
             got=f"{len(fitted)} rows to fit and {len(holdout)} newer ones",
             expected=f"{MIN_ROWS} or more to fit, and {HOLDOUT.days} days of newer ones",
             next_step="Backfill a longer period.",
-        )
-    empty = find_empty(fitted, problem)
-    if empty:
-        raise NotEnoughData(
-            f"training of {problem.name} until {until:%Y-%m-%d}",
-            got=f"no value of {', '.join(empty)} in {len(fitted)} rows",
-            expected="a value of every number that the model takes",
-            next_step="Mend its source and backfill, or leave it out of the feature service.",
         )
     result = fit_by_evidence(project.build_estimator, fitted, problem)
     holdout = holdout.with_columns(score=pl.Series(predict(result.estimator, holdout, problem)))
@@ -177,7 +169,9 @@ def _log(
         "perennial.reason": reason,
     }
     with mlflow.start_run(run_name=f"until {training.until:%Y-%m-%d}", tags=tags) as run:
-        mlflow.log_params(_params(result, training, holdout))
+        mlflow.log_params(
+            {**_params(result, training, holdout), **_settings(project.build_estimator(problem))}
+        )
         mlflow.log_metrics(metrics)
         mlflow.log_dict(dict(training.snapshot.versions), "table_versions.json")
         mlflow.log_dict(training.excluded, "excluded_rows.json")
@@ -199,10 +193,7 @@ def _log(
 
 
 def _params(result: Fitted, training: TrainingSet, holdout: pl.DataFrame) -> dict[str, Any]:
-    estimator = result.estimator
-    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-    settings = {k: v for k, v in last.get_params().items() if isinstance(v, bool | int | float | str)}
-    rows = {
+    return {
         "rows_fitted": len(result.learned),
         "window": result.choice.window.name,
         "windows_tried": "; ".join(one.name for one in result.tried if one.difference is not None) or "none",
@@ -210,7 +201,13 @@ def _params(result: Fitted, training: TrainingSet, holdout: pl.DataFrame) -> dic
         "holdout_days": HOLDOUT.days,
         "rows_excluded": sum(training.excluded.values()),
     }
-    return {**rows, "estimator": type(last).__name__, **settings}
+
+
+def _settings(estimator: Any) -> dict[str, Any]:
+    """Return the kind of an estimator that is not fitted yet, and its settings."""
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    settings = {k: v for k, v in last.get_params().items() if isinstance(v, bool | int | float | str)}
+    return {"estimator": type(last).__name__, **settings}
 
 
 @task(name="train", cache_policy=NO_CACHE)

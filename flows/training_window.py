@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from feature_repo.contract import Problem
+from feature_repo.errors import NotEnoughData
 from flows.policy.gate import Floats
 from flows.policy.window import EXPANDING, Tried, Window, WindowChoice, WindowPolicy, choose, compare
 from flows.training_set import to_matrix
@@ -36,7 +37,18 @@ def fit_by_evidence(
     problem: Problem,
     policy: WindowPolicy = WindowPolicy(),
 ) -> Fitted:
-    """Compare windows on the newest of labelled rows, then fit on all rows of the window that won."""
+    """Compare windows on the newest of labelled rows, then fit on all rows of the window that won.
+
+    Raises NotEnoughData if one of the numbers has no value in any row.
+    """
+    empty = find_empty(rows, problem)
+    if empty:
+        raise NotEnoughData(
+            f"training of {problem.name}",
+            got=f"no value of {', '.join(empty)} in {len(rows)} rows",
+            expected="a value of every number that the model takes",
+            next_step="Mend its source and backfill, or leave it out of the feature service.",
+        )
     tried = try_windows(build_estimator, rows, problem, policy)
     choice = choose(tried, policy)
     learned, weights = apply_window(choice.window, rows, problem)
@@ -60,7 +72,12 @@ def try_windows(
     for window in policy.windows:
         learned, weights = apply_window(window, known, problem)
         reason = _find_reason_to_skip(window, learned, known, build_estimator(problem), policy)
-        reason = reason or _tell_empty(learned, problem)
+        # If it wins, it is learned from once more, from where it ends now.
+        reason = (
+            reason
+            or _tell_empty(learned, problem)
+            or _tell_empty(apply_window(window, rows, problem)[0], problem)
+        )
         if reason:
             skipped.append(Tried(window.name, len(learned), reason=reason))
             continue
@@ -104,7 +121,7 @@ def _fit(estimator: Any, matrix: Any, outcomes: Any, weights: Floats | None) -> 
 def find_empty(rows: pl.DataFrame, problem: Problem) -> list[str]:
     """Return the numbers of which no row has a value: scikit-learn's trees cannot be fitted on one such."""
     names = [f.name for f in problem.features if f.kind == "number"]
-    return [name for name in names if rows[name].null_count() == len(rows)]
+    return [name for name in names if rows[name].cast(pl.Float64).fill_nan(None).null_count() == len(rows)]
 
 
 def tabulate(tried: Sequence[Tried], chosen: str) -> list[dict[str, Any]]:

@@ -175,6 +175,10 @@ def build_bit_vectors(models: Sequence[Any], places: Sequence[Sequence[int]]) ->
         leaves.append(values)
     operators = {node.get("comparison_op", "<=") for tree, _ in trees for node in tree["nodes"]}
     size = 2 * len(leaves) * len(splits) * max(WORDS) // 8
+    sought = {split.feature for split in splits if split.threshold is not None}
+    listed = {split.feature for split in splits if split.threshold is None}
+    if sought & listed:  # a number to one model and a category to another
+        return None
     if operators != {"<="} or max(map(len, leaves)) > max(WORDS) or size > MASKS:
         return None
     bases, sizes = [one["base_scores"][0] for one in told], [len(one["trees"]) for one in told]

@@ -179,6 +179,8 @@ def _pass_on(steps: Sequence[Any], columns: Sequence[Column]) -> list[Column] | 
     passed: list[Column] = []
     for _, transformer, chosen in steps[0].transformers_:
         taken = _name(chosen, names)
+        if not set(taken) <= set(names):
+            return None
         if _passes(transformer):
             passed += [Column(name) for name in taken]
         elif _encodes(transformer):

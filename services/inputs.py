@@ -18,9 +18,8 @@ from feature_repo.freshness import OnlineVector
 from services.remembered import Remembered
 
 ENOUGH = 0.5  # share of store-backed features that may be missing or expired before a model is not asked
-MARGIN = (
-    0.5  # of the range seen in training, by which a number may lie outside it unflagged: a season goes so far
-)
+# Of the range seen in training, by which a number may lie outside it unflagged: a season goes so far.
+MARGIN = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def draw_rows(problem: Problem, rows: int, seed: int = 0) -> pd.DataFrame:
 
 
 def fit_estimator(problem: Problem, inputs: pd.DataFrame, seed: int = 0) -> Any:
-    """Return a fitted pipeline of the kind that training makes."""
+    """Return a fitted estimator of the kind that training makes."""
     from flows.model import build_estimator
 
     rng = np.random.default_rng(seed)

@@ -213,6 +213,22 @@ def test_each_member_of_a_vote_may_take_columns_of_its_own(leaves: int) -> None:
         assert [compiled.score([row], [Memo()])[0] for row in to_rows(odd)[:50]] == scores[:50]
 
 
+def test_a_number_to_one_member_and_a_category_to_another_is_scored_by_the_interpreter() -> None:
+    """Their splits cannot share a look-up table."""
+    from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
+
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"a": rng.integers(0, 20, 2_000).astype(float), "b": rng.normal(size=2_000)})
+    late = (frame["a"] % 3 + frame["b"] + rng.normal(size=2_000)) > 1
+    trees = HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=5)
+    other = HistGradientBoostingClassifier(max_iter=10, min_samples_leaf=5, categorical_features=[0])
+    vote = VotingClassifier([("number", trees), ("category", other)], voting="soft").fit(frame, late)
+    compiled = compile_estimator(vote, list(frame))
+    assert compiled is not None
+    assert compiled._bits is None
+    assert compiled.score(to_rows(frame)) == pytest.approx(vote.predict_proba(frame)[:, 1], abs=1e-12)
+
+
 def test_a_mean_of_means_is_left_to_scikit_learn() -> None:
     """A vote within a vote counts its members less."""
     from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier

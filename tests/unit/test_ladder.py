@@ -111,9 +111,9 @@ def test_a_null_that_was_observed_is_no_flag():
 
 def test_what_the_model_never_saw_is_flagged():
     """Unseen categories, numbers out of range by more than the margin, missing request fields."""
-    answer = ask(Model("2"), row={"place": "z", "hour": 30.0, "size": 111.0})
-    assert answer.flags == (Flag("place", "unseen", "z"), Flag("size", "out_of_range", 111.0))
-    assert ask(Model("2"), row={**ROW, "size": 109.0}).flags == ()
+    answer = ask(Model("2"), row={"place": "z", "hour": 30.0, "size": 151.0})
+    assert answer.flags == (Flag("place", "unseen", "z"), Flag("size", "out_of_range", 151.0))
+    assert ask(Model("2"), row={**ROW, "size": 149.0}).flags == ()
     assert ask(Model("2"), row={**ROW, "size": None}).flags == (Flag("size", "missing", None),)
 
 
@@ -124,9 +124,10 @@ def test_a_range_that_was_never_negative_is_not_widened_to_nothing():
     )
     vector = OnlineVector({}, (), {})
     flagged = {
-        miles: bool(inputs.find_flags({"miles": miles}, vector)) for miles in (1.0, 15.0, 16.0, 5_400.0)
+        miles: bool(inputs.find_flags({"miles": miles}, vector))
+        for miles in (1.0, 8.0, 9.0, 7_466.0, 7_467.0)
     }
-    assert flagged == {1.0: True, 15.0: True, 16.0: False, 5_400.0: False}
+    assert flagged == {1.0: True, 8.0: True, 9.0: False, 7_466.0: False, 7_467.0: True}
 
 
 def test_a_batch_asks_each_model_once():

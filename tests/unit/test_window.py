@@ -1,5 +1,6 @@
 """Another window than all of the past wins on evidence only."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -7,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from feature_repo.errors import NotEnoughData
 from flows.policy.window import EXPANDING, WINDOWS, Tried, Window, WindowPolicy, choose, compare
 from flows.training_set import to_matrix
-from flows.training_window import apply_window, fit_by_evidence, fit_weighted, tabulate
+from flows.training_window import apply_window, fit_by_evidence, fit_weighted, tabulate, try_windows
 from tests import toy
 
 NAMES = [window.name for window in WINDOWS]
@@ -176,6 +178,38 @@ def test_a_window_without_any_value_of_a_number_is_not_tried() -> None:
     told = {one.name: one.reason for one in result.tried}
     assert told[RECENT.name] == "no value of amount"
     assert "no value" not in told[EXPANDING.name]
+
+
+def test_a_window_that_has_lost_a_number_since_is_not_tried() -> None:
+    """It held values where it was to be compared, and holds none where it would be learned from."""
+    rows = make_rows(120, turned=None)
+    lost = pl.col("decided_at") > rows["decided_at"].max() - timedelta(days=31)  # type: ignore[operator]
+    gone = rows.with_columns(amount=pl.when(~lost).then("amount"))
+    told = {one.name: one.reason for one in try_windows(lambda problem: Remembering(), gone, toy.TOY, POLICY)}
+    assert told[RECENT.name] == "no value of amount"
+
+
+def test_a_number_without_any_value_is_named() -> None:
+    """Null or not a number: scikit-learn's trees would fail on it, and say nothing of which."""
+    for nothing in (None, float("nan")):
+        rows = make_rows(120, None).with_columns(amount=pl.lit(nothing, pl.Float64))
+        with pytest.raises(NotEnoughData, match="no value of amount in 12000 rows"):
+            fit_by_evidence(lambda problem: Remembering(), rows, toy.TOY, POLICY)
+
+
+def test_many_rows_are_thinned_to_learn_from_and_all_new_ones_judged() -> None:
+    """Every n-th of the older ones; each of the newest days keeps all of its rows."""
+    judged: list[int] = []
+
+    class Counting(Remembering):
+        def predict_proba(self, rows: Any) -> Any:
+            judged.append(len(rows))
+            return super().predict_proba(rows)
+
+    policy = replace(POLICY, max_rows=3_000)
+    told = try_windows(lambda problem: Counting(), make_rows(120, None), toy.TOY, policy)
+    assert {one.rows for one in told if one.name == EXPANDING.name} == {2_300}
+    assert {*judged} == {2_800}
 
 
 def test_each_member_of_a_vote_learns_with_the_weights() -> None:
