@@ -4,7 +4,7 @@ The manifest comes last (see flows/batches.py): a batch without one is done agai
 """
 
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -139,6 +139,14 @@ def _tell_prefect(manifest: Manifest) -> None:
     )
 
 
+def choose_hours(project: Project, hours: int, now: datetime) -> Period | None:
+    """Return the next hours that have not landed, as far as they are over; None if not one is."""
+    since = landed_until(project)
+    over = now.replace(minute=0, second=0, microsecond=0)
+    until = min(since + timedelta(hours=hours), over)
+    return Period(since, until) if since < until else None
+
+
 @flow(name="hourly-ingest")
 def hourly_ingest(hours: int = 1) -> list[dict[str, Any]]:
     """Take in the next `hours` after the last batch, and bring the online features up to date."""
@@ -147,8 +155,10 @@ def hourly_ingest(hours: int = 1) -> list[dict[str, Any]]:
     from flows.summary import publish_manifests
 
     project = open_project()
-    since = landed_until(project)
-    period = Period(since, since + timedelta(hours=hours))
+    period = choose_hours(project, hours, datetime.now(UTC))
+    if period is None:
+        get_run_logger().info("nothing to take in: no hour has ended since %s", landed_until(project))
+        return []
     manifests = ingest(project, period)
     unbuilt = find_unbuilt(project, period)
     materialize(project, build(project, unbuilt), unbuilt)

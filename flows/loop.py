@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -30,10 +30,10 @@ Progress = Callable[[int, int], None]
 def daily_loop(day: date | None = None) -> dict[str, Any]:
     """Run one day: corrections, ingest, validate, features, online store, labels, monitor.
 
-    Default: the next day that has not landed.
+    Default: the next day that has not landed; while that lasts, the day before, which landed hour by hour.
     """
     project = open_project()
-    period = project.day(day or project.local_day(landed_until(project)))
+    period = project.day(day or choose_day(project, datetime.now(UTC)))
     correct(project, recheck(project, period.since, project.settings.recheck_days))
     manifests = ingest(project, period)
     unbuilt = find_unbuilt(project, period)
@@ -42,6 +42,12 @@ def daily_loop(day: date | None = None) -> dict[str, Any]:
     publish_manifests("daily-loop", manifests, project.settings)
     publish_quality(project)
     return {"day": str(period), **close_day(project, reach_back(period, manifests))}
+
+
+def choose_day(project: Project, now: datetime) -> date:
+    """Return the day that is to be run: the next that has not landed, if it is over."""
+    day = project.local_day(landed_until(project))
+    return day if project.day(day).until <= now else day - timedelta(days=1)
 
 
 def reach_back(period: Period, manifests: Sequence[Manifest]) -> Period:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import polars as pl
@@ -14,8 +15,8 @@ import pytest
 from feature_repo.contract import Delivery, Period
 from feature_repo.errors import LakeBusy, OutOfOrder
 from flows.features import build_features
-from flows.ingest import ingest_period, landed_until
-from flows.loop import backfill_days
+from flows.ingest import choose_hours, ingest_period, landed_until
+from flows.loop import backfill_days, choose_day
 from flows.manifests import read_manifests
 from flows.project import Project
 
@@ -88,6 +89,25 @@ def test_a_table_that_never_landed_starts_where_the_others_did(make_toy: Make, t
     assert landed_until(project) == toy_day(3).since
     assert {m.table for m in ingest_period(project, toy_day(3)) if m.status == "landed"} == {"orders"}
     assert landed_until(project) == toy_day(3).until
+
+
+def test_an_hour_that_lasts_does_not_land(make_toy: Make, toy_day: Day) -> None:
+    """Of live data whole hours are taken in, no more than are over; of the past as many as are asked for."""
+    project, half = make_toy(), timedelta(minutes=30)
+    ingest_period(project, toy_day(3))
+    landed = toy_day(3).until
+    assert choose_hours(project, 5, landed + half) is None
+    assert choose_hours(project, 5, landed + half * 5) == Period(landed, landed + half * 4)
+    assert choose_hours(project, 5, landed + timedelta(days=400)) == Period(landed, landed + half * 10)
+
+
+def test_a_day_that_lasts_is_not_run_and_the_day_before_is(make_toy: Make, toy_day: Day) -> None:
+    """It landed hour by hour, and is closed in the night after."""
+    project = make_toy()
+    ingest_period(project, toy_day(3))
+    days = [toy_day(n).since.date() for n in range(8)]
+    assert choose_day(project, toy_day(3).until + timedelta(hours=6)) == days[3]
+    assert choose_day(project, toy_day(4).until) == days[4]
 
 
 def test_a_bad_row_goes_to_quarantine_with_its_rule(make_toy: Make, toy_day: Day) -> None:
