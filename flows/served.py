@@ -63,10 +63,15 @@ def parse_features(served: pl.DataFrame, contract: Mapping[str, Any]) -> pl.Data
 def list_columns(contract: Mapping[str, Any], problem: Problem) -> list[DriftColumn]:
     """Return the columns to watch: not the calendar's, which drift by construction."""
     return [
-        DriftColumn(feature["name"], feature["kind"], feature.get("importance"))
+        DriftColumn(feature["name"], feature["kind"], feature.get("importance"), _read_range(feature))
         for feature in contract["features"]
         if feature["name"] not in problem.calendar
     ]
+
+
+def _read_range(feature: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = feature.get("min"), feature.get("max")
+    return None if low is None or high is None else (low, high)
 
 
 def list_calendar(champion: Champion, problem: Problem) -> list[DriftColumn]:

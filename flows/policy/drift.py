@@ -32,6 +32,9 @@ class DriftPolicy:
     bins             deciles, as the customary limits assume.
     min_share        categories under 1% of the reference share one bin: their own counts would be
                      mostly noise. Those that it never saw have another.
+    beyond, margin   half of a window's rows farther than a tenth of its range from all that training
+                     saw of a number is far, however restless the reference: no deciles are needed to
+                     tell a season that no training saw. A year of real months: 3 of 305 days, no week.
     """
 
     moderate: float = 0.10
@@ -41,15 +44,21 @@ class DriftPolicy:
     min_rows: int = 100
     bins: int = 10
     min_share: float = 0.01
+    beyond: float = 0.5
+    margin: float = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class DriftColumn:
-    """A column to watch; `importance` is the model's, in any unit, negative counts as none."""
+    """A column to watch; `importance` is the model's, in any unit, negative counts as none.
+
+    `seen` is the range of a number in all that the model learned from, of which the reference is a part.
+    """
 
     name: str
     kind: str  # "number" or "category"
     importance: float | None = None
+    seen: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +141,18 @@ class Profile:
             _tell_change(c.kind, usual, _find_usual(current[c.name], c.kind), current[c.name])
             for c, usual in zip(self.columns, self.usual, strict=True)
         ]
-        return self.judge_codes(*self.encode(current), notes, length)
+        beyond = [_tell_beyond(c, current[c.name], self.policy) for c in self.columns]
+        return self.judge_codes(*self.encode(current), notes, length, beyond)
 
     def judge_codes(
-        self, codes: Codes, strata: Codes, notes: Sequence[str] = (), length: float = 1.0
+        self,
+        codes: Codes,
+        strata: Codes,
+        notes: Sequence[str] = (),
+        length: float = 1.0,
+        beyond: Sequence[str] = (),
     ) -> DriftVerdict:
-        """Compare a window that is encoded already."""
+        """Compare a window that is encoded already; `beyond` says of each column if it left its range."""
         rows, held, policy = len(codes), int(self.held.sum()), self.policy
         if min(rows, held) < policy.min_rows:
             reason = f"no drift verdict: {rows} rows against {held} of reference, {policy.min_rows} needed"
@@ -163,6 +178,7 @@ class Profile:
             max((judge_part(i, place) for place in range(len(parts))), key=lambda d: LEVELS.index(d.level))
             for i in range(count)
         )
+        drifts = tuple(map(_widen, drifts, beyond or [""] * count))
         mix, lacking = self._judge_calendar(asked, length), int(asked[self.held == 0].sum())
         return _sum_up(drifts, mix, lacking, rows, held, (turned.reason, self.unrest.tell()))
 
@@ -270,6 +286,24 @@ def _sum_up(
     odd = tuple(d.reason for d in mix if d.level != "none")
     told = (head, *(d.reason for d in far), *odd, *(note for note in notes if note))
     return DriftVerdict(True, drifts, share, rows, held, told, mix, lacking)
+
+
+def _tell_beyond(column: DriftColumn, current: Column, policy: DriftPolicy) -> str:
+    """Return in words that a number has left the range that training saw; nothing if it has not."""
+    if column.seen is None or column.kind != "number":
+        return ""
+    low, high = column.seen
+    margin, side = policy.margin * (high - low), np.asarray(current, dtype=float)
+    share = float(np.mean((side < low - margin) | (side > high + margin)))  # null is neither
+    if share <= policy.beyond:
+        return ""
+    return f"{share:.0%} of rows beyond the {low:.4g} to {high:.4g} that training saw"
+
+
+def _widen(drift: ColumnDrift, beyond: str) -> ColumnDrift:
+    if not beyond:
+        return drift
+    return replace(drift, level="large", reason=f"{drift.name}: {beyond}; {drift.reason}")
 
 
 def _find_usual(column: Column, kind: str) -> Usual:

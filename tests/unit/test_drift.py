@@ -76,6 +76,20 @@ def test_the_bound_lies_below_the_true_effect_as_often_as_it_says():
     assert np.mean(np.array(lows) > 0.1) >= 0.9
 
 
+@pytest.mark.parametrize(("shift", "level"), [(0.0, "none"), (8.0, "none"), (13.0, "large")])
+def test_a_season_that_no_training_saw_is_far_however_restless_the_days(shift, level):
+    """Ten days of one value each bound nothing by deciles; what training saw of the number does."""
+    rng = np.random.default_rng(0)
+    days = np.repeat(np.arange(10), 200)
+    held = {"x": np.repeat(rng.normal(0, 3, 10), 200) + rng.normal(0, 0.1, 2_000)}
+    week = {"x": np.repeat(rng.normal(shift, 0.5, 7), 200)}
+    watched = [DriftColumn("x", "number", 1.0, seen=(-10.0, 10.0))]
+    verdict = judge_drift(held, week, watched, days=days, length=7)
+    assert verdict.columns[0].level == level
+    assert ("beyond the -10 to 10 that training saw" in verdict.columns[0].reason) == (level == "large")
+    assert verdict.drifted_importance == (level == "large")
+
+
 def test_a_real_shift_is_named_with_its_weight_and_direction():
     """A shift of one standard deviation is large, and its share of importance is told in words."""
     rng = np.random.default_rng(2)
