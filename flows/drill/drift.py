@@ -1,4 +1,4 @@
-"""Data drift: a model of January and February meets June. Nobody asked in between: a season is skipped."""
+"""Data drift: a model of January and February meets July. Nobody asked in between: a season is skipped."""
 
 from datetime import date
 from typing import TYPE_CHECKING
@@ -10,19 +10,20 @@ from flows.played import await_retrain, list_retrains
 
 if TYPE_CHECKING:
     from flows.drill.stage import Day, Stage
+    from flows.verdicts import WindowVerdict
 
-SUMMER = date(2013, 6, 4)  # a Tuesday, as windows begin on
+SUMMER = date(2013, 7, 2)  # a Tuesday, as windows begin on
 PER_DAY = 150
 LONGEST = 18  # days until two weeks have their labels, and some
 RETRAIN_SECONDS = 300
 
 
 def inject(stage: "Stage", diary: Diary) -> None:
-    """Skip to June, ask on, and follow what the monitor's verdicts lead to."""
+    """Skip to July, ask on, and follow what the monitor's verdicts lead to."""
     stage.tell("taking in spring, in which nobody asks")
     take_in(stage.project, stage.now, stage.project.day(SUMMER).since)
     before, known = stage.champion, list_retrains()
-    diary.inject(f"requests of June to version {before}, which learnt from January and February", stage.now)
+    diary.inject(f"requests of July to version {before}, which learnt from January and February", stage.now)
     days: list[Day] = []
     while not (days and days[-1].findings.asked) and len(days) < LONGEST:
         days.append(stage.play_day(PER_DAY))
@@ -31,17 +32,21 @@ def inject(stage: "Stage", diary: Diary) -> None:
     trigger = days[-1].findings.trigger
     if not diary.require(days[-1].findings.asked, f"no retrain was asked for: {'; '.join(trigger.reasons)}"):
         return
-    # The champion's age may ask a week before two weeks of drift do: the drift itself must have been seen.
-    weeks = [v for day in days for v in day.findings.verdicts]
-    told = "; ".join(f"{v.drift.drifted_importance:.0%} of the weight drifted" for v in weeks)
-    if not diary.require(
-        any("drift" in v.breaches for v in weeks), f"no week's verdict found drift: {told or 'no verdict'}"
-    ):
+    # The champion's age may ask where what drifted weighs little: the drift itself must have been seen.
+    weeks = [verdict for day in days for verdict in day.findings.verdicts]
+    far = {name for verdict in weeks for name in _list_far(verdict)}
+    told = f"{', '.join(sorted(far)) or 'no input'} moved far, {len(weeks)} weeks judged"
+    if not diary.require(far, f"no week's verdict found drift: {told}"):
         return
     diary.notice("monitor, verdict on the week", told, stage.now)
     causes = f"{', '.join(trigger.causes)}: {trigger.reasons[0]}"
     diary.answer("monitor", f"sent the event that asks for a retrain; {causes}", stage.now)
-    _follow(stage, diary, before, known)
+    _follow(stage, diary, before, known, far)
+
+
+def _list_far(verdict: "WindowVerdict") -> set[str]:
+    """Return the inputs that surely moved far in a window."""
+    return {column.name for column in verdict.drift.columns if column.level == "large"}
 
 
 def _note_alarm(diary: Diary, day: "Day") -> None:
@@ -50,7 +55,7 @@ def _note_alarm(diary: Diary, day: "Day") -> None:
         diary.notice("monitor, verdict on the day", alarms[0].reason, day.period.until)
 
 
-def _follow(stage: "Stage", diary: Diary, before: int, known: set[str]) -> None:
+def _follow(stage: "Stage", diary: Diary, before: int, known: set[str], far: set[str]) -> None:
     stage.tell("waiting for the retrain that the automation runs")
     try:
         run = await_retrain(known, RETRAIN_SECONDS)
@@ -69,13 +74,13 @@ def _follow(stage: "Stage", diary: Diary, before: int, known: set[str]) -> None:
         return
     day = stage.play_day(PER_DAY)
     [*_, verdict] = day.findings.days or (None,)
-    told = f"weight of drifted features {verdict.drift.drifted_importance:.0%}" if verdict else "no verdict"
-    if diary.require(
-        verdict and "drift" not in verdict.breaches, f"the first day of version {after}: {told}"
-    ):
+    still = sorted(far & _list_far(verdict)) if verdict else []
+    told = f"of what had moved far, {', '.join(still) or 'nothing'} still did" if verdict else "no verdict"
+    if diary.require(verdict and not still, f"the first day of version {after}: {told}"):
         diary.recover("monitor", f"first day of version {after}, in every worker: {told}", day.period.until)
 
 
 def _draw(diary: Diary, days: "list[Day]") -> None:
-    points = [(v.window.until, v.drift.drifted_importance) for day in days for v in day.findings.days]
-    diary.curves.append(Curve("weight of the features that drifted", "share, by day", tuple(points)))
+    windows = [verdict for day in days for verdict in day.findings.days]
+    points = [(v.window.until, float(len(_list_far(v)))) for v in windows]
+    diary.curves.append(Curve("inputs that moved far", "columns, by day", tuple(points)))

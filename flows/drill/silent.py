@@ -14,6 +14,7 @@ from flows.drill.online import drop_rows
 if TYPE_CHECKING:
     from flows.drill.stage import Day, Stage
     from services.dead_letters import Replay
+    from services.journal_records import KeptLetter
 
 KILOMETRES = 1.609344
 MOST_ODD = 0.01  # of a day's answers: categories and numbers that no training saw
@@ -56,6 +57,7 @@ def _to_kilometres(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _send_all(stage: "Stage", diary: Diary, hour: datetime) -> None:
+    before = {letter.id for letter in _list_letters(stage)}  # real days have a new flight number at times
     for told, bodies, kind in _list_bad(stage, hour):
         diary.inject(f"{len(bodies)} requests: {told}", hour)
         answers = stage.post(bodies)
@@ -67,7 +69,13 @@ def _send_all(stage: "Stage", diary: Diary, hour: datetime) -> None:
             by = sorted({a["served_by"] for a in answers})
             diary.answer("service", f"answered all {len(answers)} from {', '.join(by)}", hour)
     _send_malformed(stage, diary, hour)
-    _mend(stage, diary, hour)
+    _mend(stage, diary, hour, before)
+
+
+def _list_letters(stage: "Stage") -> "list[KeptLetter]":
+    from services.journal import LetterFilter
+
+    return list(stage.project.journal.find_dead_letters(LetterFilter(waiting=True)))
 
 
 def _list_bad(stage: "Stage", hour: datetime) -> Iterator[tuple[str, list[dict[str, Any]], str]]:
@@ -96,12 +104,11 @@ def _send_malformed(stage: "Stage", diary: Diary, hour: datetime) -> None:
         diary.notice("service, schema", f"refused with 422, naming {told['field']}", hour)
 
 
-def _mend(stage: "Stage", diary: Diary, hour: datetime) -> None:
+def _mend(stage: "Stage", diary: Diary, hour: datetime, before: set[int]) -> None:
     """Make the store whole from the lake, and send again what it left behind; malformed stays refused."""
     from flows.features import refresh_online
-    from services.journal import LetterFilter
 
-    letters = stage.project.journal.find_dead_letters(LetterFilter(waiting=True))
+    letters = [letter for letter in _list_letters(stage) if letter.id not in before]
     kinds = sorted({letter.kind for letter in letters})
     wanted = {"malformed", "missing", "out_of_range", "unseen"}
     if diary.require(wanted <= {*kinds}, f"dead letters only of {', '.join(kinds) or 'no kind'}"):
