@@ -89,7 +89,8 @@ class LiveModels:
         self._require = require
         self._loaded: dict[str, Package] = {}
         self._refused: dict[str, str] = {}
-        self._unreachable: dict[str, str] = {}  # could not be fetched; asked for again and again
+        self._unreachable: dict[str, str] = {}  # could not be fetched or loaded; asked for again and again
+        self._logged: set[str | None] = set()  # of these, those that the log has told of
         self.settled = threading.Event()  # the registry was asked once, whatever it said
         self._last: str | None = None  # the version that answered last as champion
         self._before: str | None = None  # the one before it
@@ -203,14 +204,18 @@ class LiveModels:
         self._remember()
 
     def _reach(self, version: str | None) -> Package | None:
-        """Return a version, or None if it cannot be fetched now: one alias must not hold up the others."""
+        """Return a version, or None if it cannot be had now: one alias must not hold up the others."""
         try:
             package = self._get(version)
-        except (RegistryUnavailable, OSError) as error:
-            if version not in self._unreachable:
-                log.error("version %s cannot be fetched: %s", version, error)
-            self._unreachable[str(version)] = str(error)
+        except Exception as error:
+            expected = isinstance(error, RegistryUnavailable | OSError | MemoryError)
+            told = f"{type(error).__name__}: {error}"
+            if version not in self._logged:
+                log.error("version %s cannot be had: %s", version, told, exc_info=not expected)
+            self._logged.add(version)
+            self._unreachable[str(version)] = told
             return None
+        self._logged.discard(version)
         self._unreachable.pop(str(version), None)
         return package
 

@@ -1,13 +1,18 @@
 """Live models: only what was verified serves, and what served goes on until something better does."""
 
+import errno
 import json
+import math
+import shutil
+from dataclasses import replace
 
 import pytest
 
 from feature_repo.errors import ModelRefused
+from services import package as module
 from services.live import LiveModels
 from services.metrics import Metrics
-from services.package import is_intact, load_package
+from services.package import find_difference, is_intact, load_package
 from tests.packages import FakeRegistry, break_self_test, write_package
 from tests.toy import TOY
 
@@ -159,8 +164,6 @@ def test_a_package_scores_as_its_estimator_does(packages):
 @pytest.mark.parametrize("name", ["model.skops", "contract.json", "rule.json", "selftest.json"])
 def test_an_incomplete_package_is_refused(packages, tmp_path, name):
     """A version is whole or it does not serve."""
-    import shutil
-
     folder = shutil.copytree(packages[1], tmp_path / "package")
     (folder / name).unlink()
     with pytest.raises(ModelRefused, match=name):
@@ -169,8 +172,6 @@ def test_an_incomplete_package_is_refused(packages, tmp_path, name):
 
 def test_a_model_file_that_names_other_types_is_refused(packages, tmp_path):
     """What a model may name is pinned in code, not taken from the file."""
-    import shutil
-
     import skops.io
     from sklearn.preprocessing import FunctionTransformer
 
@@ -178,3 +179,103 @@ def test_a_model_file_that_names_other_types_is_refused(packages, tmp_path):
     skops.io.dump(FunctionTransformer(json.loads), folder / "model.skops")
     with pytest.raises(ModelRefused, match="json"):
         load_package(folder, "1")
+
+
+def rewrite(file, change):
+    """Change the JSON of a file in place."""
+    told = json.loads(file.read_text())
+    change(told)
+    file.write_text(json.dumps(told))
+
+
+@pytest.fixture
+def copied(packages, tmp_path):
+    """A good package that a test may spoil."""
+    return shutil.copytree(packages[1], tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda contract: contract["features"][0].pop("source"), "source"),
+        (lambda contract: contract["features"][1].update(min="0"), "TypeError"),
+    ],
+    ids=["no source", "text as min"],
+)
+def test_a_contract_that_no_request_can_be_taken_by_is_refused(copied, change, told):
+    """The estimator answers its self-test without it, and then every request would fail."""
+    rewrite(copied / "contract.json", change)
+    with pytest.raises(ModelRefused, match=told):
+        load_package(copied, "1")
+
+
+@pytest.mark.parametrize("wrong", [7.5, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["base_rate", "5"])
+def test_a_rule_whose_rates_are_no_probabilities_is_refused(copied, name, wrong):
+    """It is answered as one."""
+
+    def change(rule):
+        (rule if name == "base_rate" else rule["rates"])[name] = wrong
+
+    rewrite(copied / "rule.json", change)
+    with pytest.raises(ModelRefused):
+        load_package(copied, "1")
+
+
+def test_a_rule_by_what_is_no_name_is_refused(copied):
+    """No row has such a feature, and a list cannot even be looked up."""
+    rewrite(copied / "rule.json", lambda rule: rule.update(by=["hour"]))
+    with pytest.raises(ModelRefused, match="by"):
+        load_package(copied, "1")
+
+
+class Spoilt:
+    """An estimator that scores as another does, but for its last row."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def predict_proba(self, inputs):
+        scores = self.estimator.predict_proba(inputs)
+        scores[-1] = math.nan
+        return scores
+
+
+def test_a_score_that_is_no_number_does_not_pass_the_self_test(copied):
+    """Wherever it stands among the others."""
+    package = load_package(copied, "1")
+    spoilt = replace(package, estimator=Spoilt(package.estimator), compiled=None)
+    assert find_difference(spoilt, copied) == math.inf
+
+
+@pytest.mark.parametrize("passing", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_trouble_of_the_machine_does_not_refuse_a_version(follow, registry, monkeypatch, passing):
+    """The old champion goes on, and the next poll loads the new one."""
+    models = follow()
+    serve(models, registry, champion=1)
+    with monkeypatch.context() as broken:
+
+        def fail(_):
+            raise passing
+
+        broken.setattr(module, "_load_estimator", fail)
+        assert serve(models, registry, champion=2) == (None, "1")
+    assert models.read_status()["refused"] == {}
+    assert serve(models, registry, champion=2) == ("2", "1")
+
+
+def test_what_nobody_foresaw_in_a_version_holds_up_no_other(registry, tmp_path, caplog):
+    """The old champion goes on, every alias is followed, and the log tells of it once."""
+
+    def require(version, contract):
+        if version == "2":
+            raise AttributeError("no such thing")
+
+    models = LiveModels(registry, tmp_path / "models", 60, Metrics(), require)
+    serve(models, registry, champion=1)
+    for _ in range(3):
+        assert serve(models, registry, champion=2) == (None, "1")
+    status = models.read_status()
+    assert (status["reason"], status["registry"]["trouble"]) == ("champion_unreachable", None)
+    assert "AttributeError" in status["unreachable"]["2"]
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
