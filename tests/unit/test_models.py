@@ -3,13 +3,16 @@
 import errno
 import json
 import math
+import os
 import shutil
+import threading
 from dataclasses import replace
 
 import pytest
 
 from feature_repo.errors import ModelRefused
 from services import package as module
+from services.definitions import build_require
 from services.live import LiveModels
 from services.metrics import Metrics
 from services.package import find_difference, is_intact, load_package
@@ -279,3 +282,87 @@ def test_what_nobody_foresaw_in_a_version_holds_up_no_other(registry, tmp_path, 
     assert (status["reason"], status["registry"]["trouble"]) == ("champion_unreachable", None)
     assert "AttributeError" in status["unreachable"]["2"]
     assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
+
+
+@pytest.mark.parametrize("definitions", [[], "none", {"request": []}, {"request": {"fields": 3}}])
+def test_a_contract_whose_definitions_cannot_be_read_is_refused(definitions):
+    """It says nothing of what the version was trained on, and will not by the next poll."""
+    with pytest.raises(ModelRefused, match="cannot be read"):
+        build_require(TOY)("1", {"definitions": definitions})
+
+
+def start(models):
+    """Start and stop, with the registry asked at most once."""
+    models.start()
+    models.stop()
+    return models.serving.versions[:2]
+
+
+def test_what_serves_is_written_down_when_the_disk_has_room_again(follow, registry, tmp_path):
+    """It was full when the champion moved; a poll that changes nothing writes it all the same."""
+    models, record = follow(), tmp_path / "models" / "live.json"
+    serve(models, registry, champion=1)
+    record.unlink()
+    record.mkdir()
+    assert serve(models, registry, champion=2) == ("2", "1")
+    assert models.read_status()["registry"]["trouble"] is None
+    record.rmdir()
+    models.poll()
+    registry.down = True
+    assert start(follow()) == ("2", "1")
+
+
+def test_what_was_written_down_is_not_written_again(follow, registry, tmp_path):
+    """A poll that changes nothing leaves the disk alone."""
+    models, record = follow(), tmp_path / "models" / "live.json"
+    serve(models, registry, champion=1)
+    before = record.stat().st_ino
+    models.poll()
+    assert record.stat().st_ino == before
+
+
+def test_a_worker_starts_and_answers_though_it_cannot_write(follow, registry, tmp_path):
+    """What is on disk serves; only a restart would not know of a change."""
+    serve(follow(), registry, champion=1)
+    record = tmp_path / "models" / "live.json"
+    record.write_text(json.dumps({"champion": "9", "previous": "1"}))
+    record.with_name(f".live.json.{os.getpid()}").mkdir()
+    registry.down = True
+    assert start(follow()) == (None, "1")
+    registry.down = False
+    assert serve(follow(), registry, champion=1) == ("1", None)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "7", '"1"', "{", "[" * 100_000, '{"champion": [1]}'])
+def test_a_record_that_says_nothing_counts_as_absent(follow, registry, tmp_path, text):
+    """The worker starts, and the registry tells it what serves."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "live.json").write_text(text)
+    models = follow()
+    registry.down = True
+    assert start(models) == (None, None)
+    registry.down = False
+    assert serve(models, registry, champion=1) == ("1", None)
+
+
+def test_two_workers_that_mend_a_damaged_copy_do_not_undo_each_other(follow, registry, tmp_path):
+    """The second waits for the first and takes what it put in place."""
+    serve(follow(), registry, champion=1)
+    (tmp_path / "models" / "1" / "rule.json").write_text("{}")
+    one, other = follow(), follow()
+    download, second, both = registry.download, threading.Thread(target=other.poll), threading.Event()
+
+    def meet(version, to):
+        if second.ident is None:
+            second.start()
+            both.wait(1)  # without a lock the second comes by here
+        else:
+            both.set()
+        return download(version, to)
+
+    registry.download = meet
+    one.poll()
+    second.join()
+    assert [models.serving.versions[0] for models in (one, other)] == ["1", "1"]
+    assert not both.is_set()
+    assert registry.downloads == 2
