@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from services.live import REMEMBERED
+from services.live import REMEMBERED, read_remembered
 from services.package import NEEDED, hash_package, is_intact, write_manifest
 
 __all__ = ["name_version", "seed_model"]
@@ -24,7 +24,7 @@ def seed_model(package: Path, models: Path, version: str, *, registry: bool) -> 
     if not (package / NEEDED[0]).is_file():
         return False
     remembered = models / REMEMBERED
-    known = _read(remembered)
+    known = read_remembered(models)
     if registry and known.get("champion"):
         return False
     _copy(package, models / version)
@@ -45,11 +45,3 @@ def _copy(package: Path, folder: Path) -> None:
     write_manifest(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.replace(folder)
-
-
-def _read(path: Path) -> dict[str, str | None]:
-    try:
-        known: dict[str, str | None] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return known

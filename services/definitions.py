@@ -22,13 +22,15 @@ def build_require(problem: Problem) -> Require:
         return describe_request(problem)
 
     def require(version: str, contract: Mapping[str, Any]) -> None:
-        before = contract.get("definitions", {}).get(REQUEST)
-        if before is None:
-            return
         try:
+            before = contract.get("definitions", {}).get(REQUEST)
+            if before is None:
+                return
             changes = find_changes({REQUEST: before}, {REQUEST: describe()})
         except DefinitionChanged as error:
             raise _refuse(version, str(error)) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise _refuse(version, f"definitions that cannot be read ({error!r})") from error
         if changes:
             raise _refuse(version, f"another {changes[0].what}")
 

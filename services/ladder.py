@@ -5,7 +5,7 @@ Reasons, all there are:
 ok                       the champion answered
 no_champion              nothing is the champion
 champion_refused         the version that the alias names did not pass its checks
-champion_unreachable     the version that the alias names could not be fetched yet; asked for again and again
+champion_unreachable     the version that the alias names could not be fetched or loaded yet; asked for again
 champion_failed          the champion raised, or its scores were no probabilities, now or a moment ago
 champion_late            the champion missed its deadline, now or a moment ago
 features_unavailable     more than half of the store-backed features are missing or expired

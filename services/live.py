@@ -4,12 +4,15 @@ A version serves only after its files were checked against their hashes and it r
 scores. What was verified last is remembered on disk, so that a worker starts without the registry.
 """
 
+import fcntl
 import json
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +26,8 @@ from services.package import Package, is_intact, load_package, write_manifest
 from services.routing import TERMS, Terms, parse_terms
 
 KEEP_LOADED = 4  # versions kept in memory: moving an alias back is instant
+
+LOCK_SECONDS = 10.0  # how long a worker waits for another that puts the same files in place
 
 REMEMBERED = "live.json"  # beside the versions: what served last
 
@@ -89,12 +94,15 @@ class LiveModels:
         self._require = require
         self._loaded: dict[str, Package] = {}
         self._refused: dict[str, str] = {}
-        self._unreachable: dict[str, str] = {}  # could not be fetched; asked for again and again
+        self._unreachable: dict[str, str] = {}  # could not be fetched or loaded; asked for again and again
+        self._logged: set[str | None] = set()  # of these, those that the log has told of
         self.settled = threading.Event()  # the registry was asked once, whatever it said
         self._last: str | None = None  # the version that answered last as champion
         self._before: str | None = None  # the one before it
         self._moved = ""  # when the champion changed last
         self._terms: tuple[str | None, Terms] = (None, Terms())  # the challenger that they are of, and they
+        self._remembered: Mapping[str, str | None] = {}  # as it stands on disk
+        self._forgetful = False  # it could not be written
         self._contact: str | None = None
         self._trouble: str | None = None
         self._stop = threading.Event()
@@ -126,6 +134,7 @@ class LiveModels:
             self._note_trouble(f"{type(error).__name__}: {error}")
         finally:
             self.settled.set()
+            self._remember()  # in case the disk was full when it changed
 
     def read_status(self) -> dict[str, Any]:
         """Return what this worker serves and since when, what it refused, and how the registry is."""
@@ -203,14 +212,18 @@ class LiveModels:
         self._remember()
 
     def _reach(self, version: str | None) -> Package | None:
-        """Return a version, or None if it cannot be fetched now: one alias must not hold up the others."""
+        """Return a version, or None if it cannot be had now: one alias must not hold up the others."""
         try:
             package = self._get(version)
-        except (RegistryUnavailable, OSError) as error:
-            if version not in self._unreachable:
-                log.error("version %s cannot be fetched: %s", version, error)
-            self._unreachable[str(version)] = str(error)
+        except Exception as error:
+            expected = isinstance(error, RegistryUnavailable | OSError | MemoryError)
+            told = f"{type(error).__name__}: {error}"
+            if version not in self._logged:
+                log.error("version %s cannot be had: %s", version, told, exc_info=not expected)
+            self._logged.add(version)
+            self._unreachable[str(version)] = told
             return None
+        self._logged.discard(version)
         self._unreachable.pop(str(version), None)
         return package
 
@@ -239,27 +252,37 @@ class LiveModels:
         return package
 
     def _fetch(self, version: str, folder: Path) -> None:
-        """Put a version's files in place, whole; several workers may do so at once."""
+        """Put a version's files in place, whole, unless another worker just did."""
         part = folder.with_name(f".{version}.{os.getpid()}")
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            self._registry.download(int(version), part)
-            write_manifest(part)
-            if folder.exists() and not is_intact(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+        with self._hold(version):
+            if is_intact(folder):
+                return
             try:
+                shutil.rmtree(part, ignore_errors=True)
+                self._registry.download(int(version), part)
+                write_manifest(part)
+                shutil.rmtree(folder, ignore_errors=True)
                 part.replace(folder)
-            except OSError:  # another worker was faster
-                if not is_intact(folder):
-                    raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+
+    @contextmanager
+    def _hold(self, version: str) -> Iterator[None]:
+        """Keep other workers off a version's files. Raises OSError if one of them is at it for too long."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + LOCK_SECONDS
+        with (self._folder / f".{version}.lock").open("a") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until or self._stop.wait(0.05):
+                        raise TimeoutError(f"another worker is fetching version {version}") from None
+            yield
 
     def _recall(self) -> None:
-        try:
-            known = json.loads((self._folder / REMEMBERED).read_text())
-        except (OSError, ValueError):
-            return
+        known = self._remembered = read_remembered(self._folder)
         self._last, self._before = known.get("champion"), known.get("before")
         champion, previous = (
             self._recall_version(self._last),
@@ -276,17 +299,39 @@ class LiveModels:
             return None
 
     def _remember(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Write down what serves, if that is not what stands there; a disk that is full is tried again."""
+        champion, previous, _ = self.serving.versions
+        known = {"champion": self._last, "before": self._before, "previous": previous}
+        if not (champion or previous) or known == self._remembered:
+            return
         part = self._folder / f".{REMEMBERED}.{os.getpid()}"
-        known = {"champion": self._last, "before": self._before, "previous": self.serving.versions[1]}
-        part.write_text(json.dumps(known))
-        part.replace(self._folder / REMEMBERED)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(known))
+            part.replace(self._folder / REMEMBERED)
+        except OSError as error:
+            if not self._forgetful:
+                log.error("what serves cannot be written down, so a restart would not know it: %s", error)
+            self._forgetful = True
+            return
+        self._remembered, self._forgetful = known, False
 
     def _note_trouble(self, trouble: str | None) -> None:
         if trouble and not self._trouble:
             log.warning("serving on what is loaded: %s", trouble)
         self._trouble = trouble
         self._metrics.registry_up.set(0 if trouble else 1)
+
+
+def read_remembered(folder: Path) -> dict[str, str | None]:
+    """Return what served last out of a folder of models; nothing if that cannot be read."""
+    try:
+        known = json.loads((folder / REMEMBERED).read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: told if isinstance(told, str) else None for key, told in known.items()}
 
 
 def _version(package: Package | None) -> str | None:

@@ -1,6 +1,7 @@
 """The model registry: the only caller of MLflow's."""
 
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Package", "Registry", "load_package"]
 
-SHA256 = "perennial.sha256"  # tag of a version: what its package hashed to when it was registered
+# Tag of a version: what its package hashed to. `register`, the only way in, has always written it; what is
+# baked into an image never comes through here.
+SHA256 = "perennial.sha256"
 
 
 class Registry:
@@ -119,20 +122,28 @@ class Registry:
     def download(self, version: int, to: Path) -> Path:
         """Fetch a version's folder, whole or not at all, and return where it is: `to`.
 
-        `to` may be an empty folder. Raises ModelRefused if what came is not what was registered.
+        `to` may be an empty folder. Raises ModelRefused if nothing says what was registered, and
+        RegistryUnavailable if something else came: a download that was cut short is whole the next time.
         """
         to.parent.mkdir(parents=True, exist_ok=True)
+        promised = self.read_version_tag(version, SHA256)
+        if not promised and self.has(version):
+            raise ModelRefused(
+                f"model version {version}",
+                got=f"no tag {SHA256}",
+                expected="the hash of what was registered",
+                next_step="Register it by training, not by hand.",
+            )
         part = Path(tempfile.mkdtemp(prefix=f".{to.name}-", dir=to.parent))
         try:
             with self._reaching(f"version {version}"):
                 came = self._fetch(version, part)
-                promised = self._client.get_model_version(self.name, str(version)).tags.get(SHA256)
-            if promised and promised != hash_package(came):
-                raise ModelRefused(
-                    f"model version {version}",
-                    got="files that differ from those registered",
+            if promised != hash_package(came):
+                raise RegistryUnavailable(
+                    f"files of model version {version}",
+                    got="others than those registered",
                     expected=f"SHA-256 {promised}",
-                    next_step="Look at the artifact store, or train it again.",
+                    next_step="If this lasts, look at the artifact store, or train it again.",
                 )
             came.replace(to)
         finally:
@@ -163,13 +174,19 @@ class Registry:
             if self._quick and not self._reader and "_client" not in vars(self):
                 _knock(self.url)
             yield
-        except Exception as error:  # requests, urllib3, SQLAlchemy and MLflow each have their own
+        except Exception as error:  # noqa: BLE001 - requests, urllib3, SQLAlchemy, MLflow have their own
+            told = hide_credentials(self.url)
             raise RegistryUnavailable(
-                f"{subject} of model {self.name} at {self.url}",
-                got=f"{type(error).__name__}: {str(error)[:300]}",
+                f"{subject} of model {self.name} at {told}",
+                got=f"{type(error).__name__}: {hide_credentials(str(error))[:300]}",
                 expected="an answer",
                 next_step="Look whether the MLflow server runs.",
-            ) from error
+            ) from (error if told == self.url else None)  # a traceback tells the cause as well
+
+
+def hide_credentials(text: str) -> str:
+    """Return a text without the user and the password of any address in it."""
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 def _knock(url: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,22 +78,24 @@ class Package:
 def load_package(folder: Path, version: str = "") -> Package:
     """Load a version's folder and answer its self-test.
 
-    Raises ModelRefused if it is incomplete, names types beyond the list, or its scores have changed.
+    Raises ModelRefused if it is incomplete, names types beyond the list, has a contract or a rule that cannot
+    answer a request, or its scores have changed. OSError and MemoryError say nothing of the version: they are
+    raised as they are, and it may be asked for again.
     """
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
         raise _refuse(version, f"no {', '.join(lacking)}", "a whole package")
     try:
-        contract = json.loads((folder / "contract.json").read_text())
-        rule = json.loads((folder / "rule.json").read_text())
-        rates = {str(key): float(rate) for key, rate in rule["rates"].items()}
         package = Package(
             version=version,
-            contract=contract,
-            rule=Rule(version, rule["by"], rates, float(rule["base_rate"])),
+            contract=json.loads((folder / "contract.json").read_text()),
+            rule=_load_rule(folder / "rule.json", version),
             estimator=_load_estimator(folder / "model.skops"),
         )
+        _try_inputs(package, folder)
         package, worst = _speed_up(package, folder)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
         raise _refuse(version, got, "a package that loads as data alone and answers") from error
@@ -112,16 +115,20 @@ def _speed_up(package: Package, folder: Path) -> tuple[Package, float]:
         if compiled is None or worst <= TOLERANCE:
             return fast, worst
         log.warning("version %s: compiled scores are %.2g off; scikit-learn scores", package.version, worst)
-    except Exception:  # scikit-learn is asked before the version is refused
+    except MemoryError:
+        raise
+    except Exception:  # also a library that is not there; scikit-learn is asked before the version is refused
         log.warning("version %s cannot be compiled; scikit-learn scores", package.version, exc_info=True)
     return package, find_difference(package, folder)
 
 
 def find_difference(package: Package, folder: Path) -> float:
-    """Return the largest difference from the scores that training wrote down."""
+    """Return the largest difference from the scores that training wrote down; inf if one is no number."""
     asked = json.loads((folder / "selftest.json").read_text())
     scores = package.predict(asked["rows"])
-    return float(max(abs(a - b) for a, b in zip(scores, asked["scores"], strict=True)))
+    differences = [float(abs(a - b)) for a, b in zip(scores, asked["scores"], strict=True)]
+    # A maximum with NaN in it is whatever came first.
+    return max(differences) if all(map(math.isfinite, differences)) else math.inf
 
 
 def measure_latency(package: Package, folder: Path, rounds: int = 100) -> float:
@@ -161,6 +168,25 @@ def is_intact(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return manifest == hash_files(folder)
+
+
+def _load_rule(path: Path, version: str) -> Rule:
+    told = json.loads(path.read_text())
+    if not isinstance(told["by"], str):
+        raise TypeError(f"rule.json: by is {told['by']!r}, expected a feature's name")
+    rates = {str(key): float(rate) for key, rate in told["rates"].items()}
+    base_rate = float(told["base_rate"])
+    for name, rate in {**rates, "base_rate": base_rate}.items():
+        if not 0 <= rate <= 1:  # nor NaN
+            raise ValueError(f"rule.json: {name} is {rate}, expected a probability")
+    return Rule(version, told["by"], rates, base_rate)
+
+
+def _try_inputs(package: Package, folder: Path) -> None:
+    """Take a row of the self-test as a request is taken; a self-test scores its rows without the contract."""
+    row = json.loads((folder / "selftest.json").read_text())["rows"][0]
+    stored = {name: row[name] for name in package.inputs.stored}
+    package.inputs.take([row], [OnlineVector(stored, (), {})])
 
 
 def _load_estimator(path: Path) -> Any:

@@ -5,16 +5,23 @@ does the rest.
 """
 
 import http.client
+import io
 import json
 import os
+import socket
+import time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+LARGEST = 1_000_000  # bytes of an answer; a model's aliases and a version's tags take a few thousand
 CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_AUTH")
 
 
 class RegistryReader:
-    """Reads one registered model."""
+    """Reads one registered model.
+
+    timeout  seconds that may pass until there is a connection, and then until the answer is whole
+    """
 
     def __init__(self, url: str, name: str, timeout: float = 2.0) -> None:
         self._parts, self._name, self._timeout = urlsplit(url), name, timeout
@@ -78,12 +85,52 @@ class RegistryReader:
         if self._connection is None:
             host, port = self._parts.hostname or "", self._parts.port or 80
             self._connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+            self._connection.response_class = _TimedResponse
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(self._timeout)  # the last answer has used some of it
         self._connection.request("GET", path)
-        answer = self._connection.getresponse()
-        return answer.status, answer.read()
+        with self._connection.getresponse() as answer:
+            body = answer.read(LARGEST + 1)
+            if len(body) > LARGEST:
+                self.close()
+                raise OSError(f"HTTP {answer.status}: more than {LARGEST:,} bytes")
+            if answer.length:
+                raise http.client.IncompleteRead(body, answer.length)
+        return answer.status, body
 
     def close(self) -> None:
         """Let go of the connection; the next question opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """A response that is whole in time: a socket's own limit begins anew with every byte that comes."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
+
+
+class _TimedReader(io.RawIOBase):
+    """Reads a socket until its limit, counted from now, has passed. Raises TimeoutError."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase) -> None:
+        self._sock, self._raw = sock, raw
+        self._limit = sock.gettimeout() or 0.0
+        self._until = time.monotonic() + self._limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"no whole answer within {self._limit:g} s")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -54,12 +54,15 @@ def parse_terms(text: str | None) -> Terms:
     """Return the terms of a tag: shadow if there is none. Raises ValueError if it cannot be read."""
     if not text:
         return Terms()
-    told = json.loads(text)
-    if not isinstance(told, dict):
-        raise ValueError(f"terms {text!r}: not an object")
-    known: dict[str, Any] = {name: told[name] for name in ("stage", "share", "bake") if name in told}
-    for name in known.keys() - {"stage"}:
-        known[name] = float(known[name])
+    try:
+        told = json.loads(text)
+        if not isinstance(told, dict):
+            raise ValueError(f"terms {text!r}: not an object")
+        known: dict[str, Any] = {name: told[name] for name in ("stage", "share", "bake") if name in told}
+        for name in known.keys() - {"stage"}:
+            known[name] = float(known[name])
+    except (OverflowError, RecursionError) as error:  # a number of 400 digits, lists 10,000 deep
+        raise ValueError(f"terms {text[:50]!r}: {error}") from error
     return Terms(**known)
 
 

@@ -113,9 +113,12 @@ def test_the_terms_follow_their_tag(world):
     world.registry.tag(2, TERMS, Terms("canary", 0.5).to_text())
     world.models.poll()
     assert world.models.serving.terms.share == 0.5
-    for nonsense in ("{", "[]", '{"stage": "loud"}', '{"stage": "canary", "share": 1}', '{"share": "x"}'):
+    wide, deep = f'{{"share": 1{"0" * 400}}}', "[" * 100_000
+    usual = ("{", "[]", '{"stage": "loud"}', '{"stage": "canary", "share": 1}', '{"share": "x"}')
+    for nonsense in (*usual, wide, deep):
         world.registry.tag(2, TERMS, nonsense)
         world.models.poll()
+        assert world.models.read_status()["registry"]["trouble"] is None
         assert world.models.serving.canary is None
         assert ask(world)[0] == "champion"
 

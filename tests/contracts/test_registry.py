@@ -1,13 +1,16 @@
 """The registry's contract, held by the fake and by MLflow itself on a database file."""
 
 import re
+import traceback
 
 import pytest
 
 from feature_repo.errors import ModelRefused, RegistryUnavailable
-from services.models import Registry
+from services.models import SHA256, Registry, hide_credentials
 from services.package import hash_files
 from tests.packages import FakeRegistry
+
+USER = "ann:" + "secret"  # in two parts: a traceback shows the lines of this file
 
 
 @pytest.fixture(scope="module")
@@ -98,16 +101,36 @@ def test_a_version_that_is_not_there_cannot_be_fetched(registered, tmp_path):
     assert not (tmp_path / "came").exists()
 
 
-def test_files_that_changed_in_the_store_are_refused(mlflow_run, tmp_path):
-    """What arrives must be what was registered."""
+def register_alone(mlflow_run, name, folder):
+    """Return a registry of its own with one version in it."""
     url, run = mlflow_run
-    registry, folder = Registry(url, "tampered"), tmp_path / "one"
+    registry = Registry(url, name)
     folder.mkdir()
     (folder / "contract.json").write_text("one")
-    version = registry.register(folder, run, {})
-    registry.tag(version, "perennial.sha256", "another")
-    with pytest.raises(ModelRefused):
+    return registry, registry.register(folder, run, {})
+
+
+def test_files_that_changed_in_the_store_do_not_come(mlflow_run, tmp_path):
+    """What arrives must be what was registered; what was only cut short may be asked for again."""
+    registry, version = register_alone(mlflow_run, "tampered", tmp_path / "one")
+    promised = registry.read_version_tag(version, SHA256)
+    registry.tag(version, SHA256, "another")
+    with pytest.raises(RegistryUnavailable, match="another"):
         registry.download(version, tmp_path / "came")
+    assert not (tmp_path / "came").exists()
+    registry.tag(version, SHA256, promised)
+    assert registry.download(version, tmp_path / "came").is_dir()
+
+
+def test_a_version_that_nothing_vouches_for_is_refused(mlflow_run, tmp_path):
+    """Without its hash nobody can say whether it is what was registered."""
+    from mlflow import MlflowClient
+
+    registry, version = register_alone(mlflow_run, "unvouched", tmp_path / "one")
+    MlflowClient(registry.url, registry.url).delete_model_version_tag("unvouched", str(version), SHA256)
+    with pytest.raises(ModelRefused, match=SHA256):
+        registry.download(version, tmp_path / "came")
+    assert not (tmp_path / "came").exists()
 
 
 def test_a_registry_that_nobody_answers_for_says_so(monkeypatch):
@@ -116,3 +139,22 @@ def test_a_registry_that_nobody_answers_for_says_so(monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistryUnavailable, match=re.escape("127.0.0.1:9")):
         Registry("http://127.0.0.1:9", "toy").aliases()
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_password_of_the_registry_is_not_told(monkeypatch, quick):
+    """Neither in the error, which ends up in logs and on /live, nor in the cause of it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(RegistryUnavailable, match=re.escape("127.0.0.1:9")) as raised:
+        Registry(f"http://{USER}@127.0.0.1:9", "toy", quick=quick).aliases()
+    told = "".join(traceback.format_exception(raised.value))
+    assert USER not in told
+
+
+def test_an_address_is_told_without_its_user():
+    """Wherever it stands in a text, also with an @ in the password; what has no user stays as it is."""
+    assert hide_credentials("GET http://a:b@c@host/x and https://u@other: no") == (
+        "GET http://host/x and https://other: no"
+    )
+    assert hide_credentials("http://host/a@b sqlite:////tmp/x.db") == "http://host/a@b sqlite:////tmp/x.db"

@@ -69,6 +69,14 @@ def test_seeding_again_mends_a_damaged_copy(packages, tmp_path):
     assert json.loads((tmp_path / "live.json").read_text())["previous"] is None
 
 
+@pytest.mark.parametrize("text", ["null", "[]", "7", "{", '{"champion": ["7"]}'])
+def test_a_record_that_says_nothing_does_not_stop_an_image(packages, tmp_path, text):
+    """It counts as absent."""
+    tmp_path.joinpath("live.json").write_text(text)
+    assert seed_model(packages[0], tmp_path, "7", registry=True)
+    assert serve(tmp_path) == ("7", None)
+
+
 def test_a_package_without_a_number_is_named_after_its_content(packages):
     """Two models never share a name."""
     one, other = (name_version(package) for package in packages)

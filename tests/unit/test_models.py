@@ -1,13 +1,21 @@
 """Live models: only what was verified serves, and what served goes on until something better does."""
 
+import errno
 import json
+import math
+import os
+import shutil
+import threading
+from dataclasses import replace
 
 import pytest
 
 from feature_repo.errors import ModelRefused
+from services import package as module
+from services.definitions import build_require
 from services.live import LiveModels
 from services.metrics import Metrics
-from services.package import is_intact, load_package
+from services.package import find_difference, is_intact, load_package
 from tests.packages import FakeRegistry, break_self_test, write_package
 from tests.toy import TOY
 
@@ -159,8 +167,6 @@ def test_a_package_scores_as_its_estimator_does(packages):
 @pytest.mark.parametrize("name", ["model.skops", "contract.json", "rule.json", "selftest.json"])
 def test_an_incomplete_package_is_refused(packages, tmp_path, name):
     """A version is whole or it does not serve."""
-    import shutil
-
     folder = shutil.copytree(packages[1], tmp_path / "package")
     (folder / name).unlink()
     with pytest.raises(ModelRefused, match=name):
@@ -169,8 +175,6 @@ def test_an_incomplete_package_is_refused(packages, tmp_path, name):
 
 def test_a_model_file_that_names_other_types_is_refused(packages, tmp_path):
     """What a model may name is pinned in code, not taken from the file."""
-    import shutil
-
     import skops.io
     from sklearn.preprocessing import FunctionTransformer
 
@@ -178,3 +182,187 @@ def test_a_model_file_that_names_other_types_is_refused(packages, tmp_path):
     skops.io.dump(FunctionTransformer(json.loads), folder / "model.skops")
     with pytest.raises(ModelRefused, match="json"):
         load_package(folder, "1")
+
+
+def rewrite(file, change):
+    """Change the JSON of a file in place."""
+    told = json.loads(file.read_text())
+    change(told)
+    file.write_text(json.dumps(told))
+
+
+@pytest.fixture
+def copied(packages, tmp_path):
+    """A good package that a test may spoil."""
+    return shutil.copytree(packages[1], tmp_path / "package")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda contract: contract["features"][0].pop("source"), "source"),
+        (lambda contract: contract["features"][1].update(min="0"), "TypeError"),
+    ],
+    ids=["no source", "text as min"],
+)
+def test_a_contract_that_no_request_can_be_taken_by_is_refused(copied, change, told):
+    """The estimator answers its self-test without it, and then every request would fail."""
+    rewrite(copied / "contract.json", change)
+    with pytest.raises(ModelRefused, match=told):
+        load_package(copied, "1")
+
+
+@pytest.mark.parametrize("wrong", [7.5, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["base_rate", "5"])
+def test_a_rule_whose_rates_are_no_probabilities_is_refused(copied, name, wrong):
+    """It is answered as one."""
+
+    def change(rule):
+        (rule if name == "base_rate" else rule["rates"])[name] = wrong
+
+    rewrite(copied / "rule.json", change)
+    with pytest.raises(ModelRefused):
+        load_package(copied, "1")
+
+
+def test_a_rule_by_what_is_no_name_is_refused(copied):
+    """No row has such a feature, and a list cannot even be looked up."""
+    rewrite(copied / "rule.json", lambda rule: rule.update(by=["hour"]))
+    with pytest.raises(ModelRefused, match="by"):
+        load_package(copied, "1")
+
+
+class Spoilt:
+    """An estimator that scores as another does, but for its last row."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def predict_proba(self, inputs):
+        scores = self.estimator.predict_proba(inputs)
+        scores[-1] = math.nan
+        return scores
+
+
+def test_a_score_that_is_no_number_does_not_pass_the_self_test(copied):
+    """Wherever it stands among the others."""
+    package = load_package(copied, "1")
+    spoilt = replace(package, estimator=Spoilt(package.estimator), compiled=None)
+    assert find_difference(spoilt, copied) == math.inf
+
+
+@pytest.mark.parametrize("passing", [OSError(errno.EMFILE, "Too many open files"), MemoryError()])
+def test_trouble_of_the_machine_does_not_refuse_a_version(follow, registry, monkeypatch, passing):
+    """The old champion goes on, and the next poll loads the new one."""
+    models = follow()
+    serve(models, registry, champion=1)
+    with monkeypatch.context() as broken:
+
+        def fail(_):
+            raise passing
+
+        broken.setattr(module, "_load_estimator", fail)
+        assert serve(models, registry, champion=2) == (None, "1")
+    assert models.read_status()["refused"] == {}
+    assert serve(models, registry, champion=2) == ("2", "1")
+
+
+def test_what_nobody_foresaw_in_a_version_holds_up_no_other(registry, tmp_path, caplog):
+    """The old champion goes on, every alias is followed, and the log tells of it once."""
+
+    def require(version, contract):
+        if version == "2":
+            raise AttributeError("no such thing")
+
+    models = LiveModels(registry, tmp_path / "models", 60, Metrics(), require)
+    serve(models, registry, champion=1)
+    for _ in range(3):
+        assert serve(models, registry, champion=2) == (None, "1")
+    status = models.read_status()
+    assert (status["reason"], status["registry"]["trouble"]) == ("champion_unreachable", None)
+    assert "AttributeError" in status["unreachable"]["2"]
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) == 1
+
+
+@pytest.mark.parametrize("definitions", [[], "none", {"request": []}, {"request": {"fields": 3}}])
+def test_a_contract_whose_definitions_cannot_be_read_is_refused(definitions):
+    """It says nothing of what the version was trained on, and will not by the next poll."""
+    with pytest.raises(ModelRefused, match="cannot be read"):
+        build_require(TOY)("1", {"definitions": definitions})
+
+
+def start(models):
+    """Start and stop, with the registry asked at most once."""
+    models.start()
+    models.stop()
+    return models.serving.versions[:2]
+
+
+def test_what_serves_is_written_down_when_the_disk_has_room_again(follow, registry, tmp_path):
+    """It was full when the champion moved; a poll that changes nothing writes it all the same."""
+    models, record = follow(), tmp_path / "models" / "live.json"
+    serve(models, registry, champion=1)
+    record.unlink()
+    record.mkdir()
+    assert serve(models, registry, champion=2) == ("2", "1")
+    assert models.read_status()["registry"]["trouble"] is None
+    record.rmdir()
+    models.poll()
+    registry.down = True
+    assert start(follow()) == ("2", "1")
+
+
+def test_what_was_written_down_is_not_written_again(follow, registry, tmp_path):
+    """A poll that changes nothing leaves the disk alone."""
+    models, record = follow(), tmp_path / "models" / "live.json"
+    serve(models, registry, champion=1)
+    before = record.stat().st_ino
+    models.poll()
+    assert record.stat().st_ino == before
+
+
+def test_a_worker_starts_and_answers_though_it_cannot_write(follow, registry, tmp_path):
+    """What is on disk serves; only a restart would not know of a change."""
+    serve(follow(), registry, champion=1)
+    record = tmp_path / "models" / "live.json"
+    record.write_text(json.dumps({"champion": "9", "previous": "1"}))
+    record.with_name(f".live.json.{os.getpid()}").mkdir()
+    registry.down = True
+    assert start(follow()) == (None, "1")
+    registry.down = False
+    assert serve(follow(), registry, champion=1) == ("1", None)
+
+
+@pytest.mark.parametrize("text", ["null", "[]", "7", '"1"', "{", "[" * 100_000, '{"champion": [1]}'])
+def test_a_record_that_says_nothing_counts_as_absent(follow, registry, tmp_path, text):
+    """The worker starts, and the registry tells it what serves."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "live.json").write_text(text)
+    models = follow()
+    registry.down = True
+    assert start(models) == (None, None)
+    registry.down = False
+    assert serve(models, registry, champion=1) == ("1", None)
+
+
+def test_two_workers_that_mend_a_damaged_copy_do_not_undo_each_other(follow, registry, tmp_path):
+    """The second waits for the first and takes what it put in place."""
+    serve(follow(), registry, champion=1)
+    (tmp_path / "models" / "1" / "rule.json").write_text("{}")
+    one, other = follow(), follow()
+    download, second, both = registry.download, threading.Thread(target=other.poll), threading.Event()
+
+    def meet(version, to):
+        if second.ident is None:
+            second.start()
+            both.wait(1)  # without a lock the second comes by here
+        else:
+            both.set()
+        return download(version, to)
+
+    registry.download = meet
+    one.poll()
+    second.join()
+    assert [models.serving.versions[0] for models in (one, other)] == ["1", "1"]
+    assert not both.is_set()
+    assert registry.downloads == 2

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
@@ -18,7 +19,9 @@ class Fake(BaseHTTPRequestHandler):
     answer: tuple[int, bytes] = (200, b"{}")
     connections = 0
     hang_up = False
+    pause = 0.0  # seconds after each byte
     asked: ClassVar[list[str]] = []
+    gone: ClassVar[threading.Event] = threading.Event()
 
     def setup(self):
         super().setup()
@@ -30,21 +33,34 @@ class Fake(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            if Fake.pause:
+                self.drip(body)
+            else:
+                self.wfile.write(body)
+        except OSError:  # whoever asked has gone
+            Fake.gone.set()
         self.close_connection = Fake.hang_up
+
+    def drip(self, body):
+        for i in range(len(body)):
+            self.wfile.write(body[i : i + 1])
+            time.sleep(Fake.pause)
 
     def log_message(self, *_):
         """Say nothing."""
 
 
 @contextmanager
-def serving(status, body, *, hang_up=False):
+def serving(status, body, *, hang_up=False, pause=0.0, timeout=5):
     Fake.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
     Fake.connections, Fake.hang_up, Fake.asked = 0, hang_up, []
+    Fake.pause = pause
+    Fake.gone.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    reader = RegistryReader(f"http://127.0.0.1:{server.server_port}", "toy returns", timeout=5)
+    reader = RegistryReader(f"http://127.0.0.1:{server.server_port}", "toy returns", timeout=timeout)
     try:
         yield reader
     finally:
@@ -89,6 +105,33 @@ def test_any_other_answer_is_trouble(answer):
     """It must never read as if no alias were set."""
     with serving(*answer) as reader, pytest.raises(OSError, match="HTTP"):
         reader.aliases()
+
+
+def test_an_answer_without_end_is_trouble():
+    """It is not read into memory, and the next question is asked anew."""
+    with serving(200, b" " * 50_000_000 + json.dumps(MODEL).encode()) as reader:
+        with pytest.raises(OSError, match="1,000,000 bytes"):
+            reader.aliases()
+        assert Fake.gone.wait(60)
+        Fake.answer = (200, json.dumps(MODEL).encode())
+        assert reader.aliases() == {"champion": 2}
+
+
+def test_an_answer_that_drips_is_trouble():
+    """Each byte comes in time, and the whole does not; the next question is asked anew."""
+    with serving(200, b" " * 60 + json.dumps(MODEL).encode(), pause=0.05, timeout=0.5) as reader:
+        with pytest.raises(TimeoutError):
+            reader.aliases()
+        assert Fake.gone.wait(60)
+        Fake.pause = 0.0
+        assert reader.aliases() == {"champion": 2}
+
+
+def test_one_slow_answer_leaves_the_next_its_time():
+    """The limit is of each question."""
+    with serving(200, b'{"registered_model": {}}', pause=0.1, timeout=4) as reader:
+        assert [reader.aliases() for _ in range(2)] == [{}, {}]
+        assert Fake.connections == 1
 
 
 def test_nobody_there_is_trouble_too():
