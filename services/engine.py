@@ -155,6 +155,7 @@ class Engine:
         seen = time.monotonic()
         while True:
             await asyncio.sleep(pause)
+            self._hung = [worker for worker in self._hung if worker.is_alive()]
             now = time.monotonic()
             late, seen = now - seen - pause, now
             worker = self._workers[0]
@@ -173,7 +174,7 @@ class Engine:
         worker.gone = True
         if worker.next:
             self._queue.put(worker.next)
-        self._hung = [w for w in self._hung if w.is_alive()] + [worker]
+        self._hung.append(worker)
         self._workers[0] = _Worker(self._queue, self._answer)
         again = Group(group.asked, group.without | {name or ""})
         (self._queue if name else self._shed).put(again)

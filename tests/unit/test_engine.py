@@ -239,3 +239,27 @@ def test_a_client_that_went_away_is_no_trouble(tmp_path: Path, package: Package)
     period = Period(NOON - timedelta(days=1), NOON + timedelta(days=1))
     # Within a millisecond their ids are in no order.
     assert sorted(world.journal.read_predictions(period)["entity"]) == ["gone", "stays"]
+
+
+def test_models_are_asked_again_when_what_hung_has_ended(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many threads that hang leave the rule; it leaves again with them, though nothing hangs anew."""
+    monkeypatch.setattr(module, "MAX_HUNG", 1)
+    world = World(tmp_path, package, deadline=0.2)
+
+    async def scene() -> tuple[Answered, Answered]:
+        for slow in (world.champion, world.previous):
+            slow.gate.open.clear()
+        await world.ask()
+        during = await world.ask()
+        for slow in (world.champion, world.previous):
+            slow.gate.open.set()
+        async with asyncio.timeout(60):
+            while (after := await world.ask()).bodies[0]["reason"] == "overloaded":
+                await asyncio.sleep(0.05)
+        return during, after
+
+    during, after = world.run(scene)
+    assert told(during) == ("rule", "overloaded")
+    assert told(after) == ("rule", "champion_late")  # the circuits still rest
