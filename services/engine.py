@@ -114,24 +114,26 @@ class Engine:
         """Rows that wait for an answer."""
         return self._waiting
 
-    def _answer(self, group: Group) -> None:
+    def _answer(self, group: Group) -> bool:
         """Answer a group and hand it to the journal; runs in the first worker."""
-        self._run(group, lambda asked: self._answering.answer_groups(asked, group.without))
+        return self._run(group, lambda asked: self._answering.answer_groups(asked, group.without))
 
-    def _answer_by_rule(self, group: Group) -> None:
+    def _answer_by_rule(self, group: Group) -> bool:
         """Answer a group without store or model; runs in the second worker."""
-        self._run(group, lambda asked: self._answering.answer_by_rule(asked, "overloaded"))
+        return self._run(group, lambda asked: self._answering.answer_by_rule(asked, "overloaded"))
 
-    def _run(self, group: Group, answer: Callable[[Any], list[Answered]]) -> None:
+    def _run(self, group: Group, answer: Callable[[Any], list[Answered]]) -> bool:
+        """Answer a group; return False if it was given up meanwhile."""
         try:
             made = answer([(asked.rows, asked.sent) for asked in group.asked])
         except Exception as error:  # the requests must hear of it
             log.exception("a group of %d requests", len(group.asked))
-            if group.take_claim():
+            if claimed := group.take_claim():
                 self._tell(group, [error] * len(group.asked))
-            return
-        if group.take_claim():
+            return claimed
+        if claimed := group.take_claim():
             self._write(group, made)
+        return claimed
 
     def _write(self, group: Group, made: list[Answered]) -> None:
         predictions = [p for one in made for p in one.predictions]
@@ -171,7 +173,6 @@ class Engine:
         """Answer a group that hangs without what it hangs in, in a new thread."""
         name = self._answering.circuits.give_up(worker.ident or 0)
         log.error("no answer after %g s in %s: going on without", self._deadline, name or "our own code")
-        worker.gone = True
         if worker.next:
             self._queue.put(worker.next)
         self._hung.append(worker)
@@ -181,25 +182,25 @@ class Engine:
 
 
 class _Worker(threading.Thread):
-    """Takes all that waits, up to a group, and answers it."""
+    """Takes all that waits, up to a group, and answers it. Ends with a group whose claim the watch took."""
 
-    def __init__(self, waiting: "Queue", answer: Callable[[Group], None]) -> None:
+    def __init__(self, waiting: "Queue", answer: Callable[[Group], bool]) -> None:
         super().__init__(name="answering", daemon=True)
         self.waiting = waiting
         self._answer = answer
         self.next: Group | None = None
         self.group: Group | None = None
-        self.gone = False
         self.start()
 
     def run(self) -> None:
         """Answer until told to end, or given up."""
-        ending = False
-        while not ending and not self.gone:
+        ending, mine = False, True
+        while mine and not ending:
             group, ending = self._take()
             if group.asked:
+                group.since = time.monotonic()  # one that was put back has waited since
                 self.group = group
-                self._answer(group)
+                mine = self._answer(group)
                 self.group = None
 
     def _take(self) -> tuple[Group, bool]:

@@ -13,7 +13,7 @@ from feature_repo.contract import Period
 from feature_repo.store import OnlineVector
 from services import engine as module
 from services.answering import Answered, Answering
-from services.engine import Engine, Overloaded
+from services.engine import Asked, Engine, Group, Overloaded
 from services.journal import Journal
 from services.live import Serving
 from services.metrics import Metrics
@@ -256,10 +256,56 @@ def test_models_are_asked_again_when_what_hung_has_ended(
         for slow in (world.champion, world.previous):
             slow.gate.open.set()
         async with asyncio.timeout(60):
-            while (after := await world.ask()).bodies[0]["reason"] == "overloaded":
-                await asyncio.sleep(0.05)
+            after = await world.ask()
+            while told(after) == ("rule", "overloaded"):
+                after = await world.ask()
         return during, after
 
     during, after = world.run(scene)
     assert told(during) == ("rule", "overloaded")
     assert told(after) == ("rule", "champion_late")  # the circuits still rest
+
+
+def test_the_time_that_a_group_waited_is_not_held_against_what_it_calls(
+    tmp_path: Path, package: Package
+) -> None:
+    """The deadline of a group that was put back begins when it is answered again."""
+    world = World(tmp_path, package, deadline=1.0)
+    row = {"order_id": "o1", "shop": "north", "amount": 5.0, "ordered_at": NOON, "decided_at": NOON}
+
+    async def scene() -> Answered:
+        world.store.gate.open.clear()
+        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        world.engine._queue.put(Group([Asked([row], [b"{}"], answer)], since=-1e9))
+        await asyncio.to_thread(world.store.gate.reached.wait, 20)
+        await asyncio.sleep(0.3)  # the watch looks every tenth of a second
+        world.store.gate.open.set()
+        return await answer
+
+    assert told(world.run(scene)) == ("champion", "ok")
+
+
+def test_a_thread_that_is_given_up_as_it_finishes_takes_nothing_more(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lost the claim to its group ends: nothing watches it any more."""
+    world = World(tmp_path, package, deadline=0.2)
+    circuits, ended = world.engine._answering.circuits, list[bool]()
+    give_up = circuits.give_up
+
+    def finish_meanwhile(thread: int) -> str | None:
+        name = give_up(thread)
+        world.store.gate.open.set()
+        worker = world.engine._workers[0]
+        worker.join(5)
+        ended.append(not worker.is_alive())
+        return name
+
+    monkeypatch.setattr(circuits, "give_up", finish_meanwhile)
+
+    async def scene() -> Answered:
+        world.store.gate.open.clear()
+        return await world.ask()
+
+    assert told(world.run(scene)) == ("rule", "features_unavailable")
+    assert ended == [True]
