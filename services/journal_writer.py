@@ -92,50 +92,54 @@ class Writer:
         return threads
 
     def _run(self, ended: threading.Event) -> None:
-        last = False
         try:
-            while not last and (job := self._jobs.get()) is not None:
+            while (job := self._jobs.get()) is not None:
                 begun = time.monotonic()
                 self._busy_since, self._group = begun, [job]
-                last = self._write(self._group)
-                self._busy_since = None
-                self.on_commit(time.monotonic() - begun)
+                try:
+                    self._write(self._group)
+                    self._busy_since = None
+                    self.on_commit(time.monotonic() - begun)
+                except Exception as error:  # nobody else writes: this thread goes on
+                    self._busy_since = None
+                    log.exception("after a write of %d batches", len(self._group))
+                    refused = _refuse(self._name, f"{type(error).__name__}: {error}")
+                    _settle([(job, refused) for job in self._group])  # nothing new to who was told
         finally:
             ended.set()
             self._keep.set()
             self._tables.close()
 
-    def _write(self, group: list[Job]) -> bool:
-        """Write a group that grows until its turn comes; return whether the end was asked for."""
-        last = False
+    def _write(self, group: list[Job]) -> None:
+        """Write a group that grows until its turn comes."""
         try:
             with self._tables.turn():
-                last = self._gather(group)
+                self._gather(group)
                 ids = self._tables.insert([job.batch for job in group])
             self._tables.sync()
             results: list[Any] = list(zip(group, ids, strict=True))
         except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
-            last = last or self._gather(group)
+            self._gather(group)
             results = self._write_each(group, error)
-        rows = sum(job.rows for job in group)
-        with self._lock:
-            self._waiting -= rows
+        finally:
+            rows = sum(job.rows for job in group)
+            with self._lock:
+                self._waiting -= rows
         _settle(results)
         self._pages += 4 + rows
         if self._pages >= TIDY_PAGES:
             self._keep.set()
-        return last
 
-    def _gather(self, group: list[Job]) -> bool:
-        rows = group[0].rows
+    def _gather(self, group: list[Job]) -> None:
+        rows = sum(job.rows for job in group)
         with suppress(queue.Empty):
             while rows < MAX_GROUP:
                 job = self._jobs.get_nowait()
-                if job is None:
-                    return True
+                if job is None:  # the end was asked for: after this group
+                    self._jobs.put(None)
+                    return
                 rows += job.rows
                 group.append(job)
-        return False
 
     def _write_each(self, group: list[Job], error: Exception) -> list[Any]:
         """Write one by one if a record is at fault, so that it does not fail the others."""

@@ -14,6 +14,7 @@ from feature_repo.errors import JournalUnavailable
 from services import journal as module
 from services import journal_statements, journal_writer
 from services.journal import DeadLetter, Journal, LetterFilter, Outcome, Prediction, format_instant
+from services.journal_sqlite import SqliteTables, unavailable
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -33,6 +34,13 @@ def make_prediction(name, at=NOON):
 
 def make_letter(reason="carrier"):
     return DeadLetter("unseen", reason, "{}", None, format_instant(NOON))
+
+
+def fail_with(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def names(frame):
@@ -223,6 +231,30 @@ def test_more_than_the_disk_takes_is_refused_at_once(journal, tmp_path, monkeypa
     assert [future.exception(timeout=60) for future in futures[:3]] == [None] * 3
     journal.append([make_prediction("f")])
     assert names(journal.read_predictions(ALWAYS)) == ["a", "b", "c", "d", "f"]
+
+
+def test_what_fails_beside_a_write_does_not_end_the_writing(journal):
+    """Whoever counts the writes may fail: what is on disk is acknowledged, and the next batch too."""
+    journal.watch_commits(fail_with(ValueError("no room to count")))
+    futures = []
+    for name in "abc":
+        futures.append(journal.submit([make_prediction(name)]))
+        futures[-1].exception(timeout=20)
+    assert [future.exception(timeout=20) for future in futures] == [None] * 3
+    assert names(journal.read_predictions(ALWAYS)) == ["a", "b", "c"]
+
+
+def test_a_failure_in_the_midst_of_a_failure_is_told_to_who_waits(tmp_path, monkeypatch):
+    """Nobody waits for ever, nothing counts as waiting any more, and the next batch is written."""
+    with Journal(tmp_path / "journal.db") as journal:
+        with monkeypatch.context() as broken:
+            broken.setattr(SqliteTables, "insert", fail_with(unavailable("x", "a full disk")))
+            broken.setattr(SqliteTables, "close", fail_with(OSError("a bad descriptor")))
+            told = journal.submit([make_prediction("a")]).exception(timeout=20)
+            assert isinstance(told, JournalUnavailable)
+        assert journal.lag == (0, 0.0)
+        journal.submit([make_prediction("b")]).result(timeout=20)
+        assert names(journal.read_predictions(ALWAYS)) == ["b"]
 
 
 def test_the_log_starts_again_and_does_not_grow(journal, tmp_path):
