@@ -17,6 +17,7 @@ MAX_WAITING = 20_000  # rows; beyond it the disk does not keep up and callers ar
 MAX_GROUP = 2_000  # rows that share a transaction, but for a last batch that is larger
 STUCK_SECONDS = 5.0  # after which those who wait for a disk that does not answer are told so
 TELL_SECONDS = 10.0  # between two lines of the log about a disk that takes nothing
+TRIES = 3  # to write a group, if the file is replaced meanwhile
 TIDY_PAGES = 1_000  # pages of the log after which it is moved into the file
 
 log = logging.getLogger("perennial.journal")
@@ -113,10 +114,7 @@ class Writer:
     def _write(self, group: list[Job]) -> None:
         """Write a group that grows until its turn comes."""
         try:
-            with self._tables.turn():
-                self._gather(group)
-                ids = self._tables.insert([job.batch for job in group])
-            self._tables.sync()
+            ids = self._insert(group, growing=True)
             results: list[Any] = list(zip(group, ids, strict=True))
         except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
             self._gather(group)
@@ -129,6 +127,17 @@ class Writer:
         self._pages += 4 + rows
         if self._pages >= TIDY_PAGES:
             self._keep.set()
+
+    def _insert(self, group: list[Job], *, growing: bool) -> list[list[int]]:
+        """Make a group durable; it is written again if what it was written to is not read any more."""
+        for _ in range(TRIES):
+            with self._tables.turn():
+                if growing:
+                    self._gather(group)
+                ids = self._tables.insert([job.batch for job in group])
+            if self._tables.sync():
+                return ids
+        raise _refuse(self._name, f"another file after each of {TRIES} writes")
 
     def _gather(self, group: list[Job]) -> None:
         rows = sum(job.rows for job in group)
@@ -152,9 +161,7 @@ class Writer:
         results: list[Any] = []
         for job in group:
             try:
-                with self._tables.turn():
-                    [ids] = self._tables.insert([job.batch])
-                self._tables.sync()
+                [ids] = self._insert([job], growing=False)
                 results.append((job, ids))
             except Exception as again:  # noqa: BLE001 - as above
                 results += self._write_each([job], again)

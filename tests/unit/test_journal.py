@@ -14,6 +14,7 @@ from feature_repo.errors import JournalUnavailable
 from services import journal as module
 from services import journal_statements, journal_writer
 from services.journal import DeadLetter, Journal, LetterFilter, Outcome, Prediction, format_instant
+from services.journal_records import Batch
 from services.journal_sqlite import SqliteTables, unavailable
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
@@ -289,3 +290,55 @@ def test_a_file_that_was_deleted_is_made_anew(journal, tmp_path):
         path.unlink()
     journal.append([make_prediction("b")])
     assert names(journal.read_predictions(ALWAYS)) == ["b"]
+
+
+def test_a_file_that_is_deleted_while_a_write_waits_for_its_turn_is_made_anew(journal, tmp_path):
+    """What the file is, is asked once the lock is held: it may take seconds to get."""
+    journal.append([make_prediction("a")])
+    with (tmp_path / "journal" / "journal.db-lock").open("r+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        waiting = journal.submit([make_prediction("b")])
+        time.sleep(0.3)  # until it waits
+        for path in (tmp_path / "journal").iterdir():
+            path.unlink()
+    assert waiting.exception(timeout=60) is None
+    assert names(journal.read_predictions(ALWAYS)) == ["b"]
+
+
+def test_a_file_that_is_deleted_while_it_is_synced_is_not_acknowledged(tmp_path):
+    """What was written to it is written again, to the one that is read."""
+
+    class Deleted(SqliteTables):
+        times = 1
+
+        def sync(self):
+            for path in (tmp_path / "journal").iterdir() if self.times else ():
+                path.unlink()
+            self.times -= bool(self.times)
+            return super().sync()
+
+    path = tmp_path / "journal" / "journal.db"
+    tables = Deleted(path)
+    with Journal(path, tables) as journal:
+        futures = [journal.submit([make_prediction(name)]) for name in ("a", "b")]
+        assert [future.exception(timeout=60) for future in futures] == [None, None]
+        assert names(journal.read_predictions(ALWAYS)) == ["a", "b"]
+        tables.times = 99
+        with pytest.raises(JournalUnavailable):
+            journal.append([make_prediction("c")])
+        tables.times = 0
+        journal.append([make_prediction("d")])
+        assert names(journal.read_predictions(ALWAYS)) == ["d"]
+
+
+def test_a_log_that_was_deleted_is_made_anew(tmp_path):
+    """A log that nobody else has open is one that nobody reads."""
+    tables = SqliteTables(tmp_path / "journal.db")
+    for name in ("a", "b"):
+        with tables.turn():
+            tables.insert([Batch([make_prediction(name)])])
+        assert tables.sync()
+        assert tables.find_prediction(name)
+        (tmp_path / "journal.db-wal").unlink()
+        assert not tables.sync()
+    tables.close()
