@@ -141,7 +141,11 @@ class Engine:
 
         def tell(done: "Future[None]") -> None:
             error = done.exception()
-            self._tell(group, made if error is None else [error] * len(made))
+            try:
+                if error is None and (score_again := made[0].score_again):
+                    score_again()
+            finally:
+                self._tell(group, made if error is None else [error] * len(made))
 
         self._journal.submit(predictions, dead_letters).add_done_callback(tell)
 

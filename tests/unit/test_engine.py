@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from services.journal import Journal
 from services.live import Serving
 from services.metrics import Metrics
 from services.package import Package, load_package
+from services.shadow import Shadow
 from tests.packages import write_package
 from tests.toy import TOY
 
@@ -77,9 +79,10 @@ class World:
     def __init__(self, folder: Path, package: Package, deadline: float = 30.0) -> None:
         self.store = Store()
         self.champion, self.previous = Slow(package, "2"), Slow(package, "1")
-        serving: Any = Serving(champion=self.champion, previous=self.previous)  # type: ignore[arg-type]
+        self.models = Models(Serving(champion=self.champion, previous=self.previous))  # type: ignore[arg-type]
         self.journal = Journal(folder / "journal.db")
-        answering = Answering(TOY, self.store, Models(serving), Metrics())
+        self.shadow = Shadow(self.journal, Metrics())
+        answering = Answering(TOY, self.store, self.models, Metrics(), self.shadow)
         self.engine = Engine(answering, self.journal, deadline)
 
     def run(self, scene: Callable[[], Any]) -> Any:
@@ -309,3 +312,23 @@ def test_a_thread_that_is_given_up_as_it_finishes_takes_nothing_more(
 
     assert told(world.run(scene)) == ("rule", "features_unavailable")
     assert ended == [True]
+
+
+def test_the_challenger_scores_only_what_was_journalled(tmp_path: Path, package: Package) -> None:
+    """A group that was given up is answered anew: its first answers are nobody's."""
+    world = World(tmp_path, package, deadline=0.5)
+    world.models.serving = replace(world.models.serving, challenger=Slow(package, "3"))  # type: ignore[arg-type]
+
+    async def scene() -> list[Answered]:
+        worker = world.engine._workers[0]
+        world.champion.gate.open.clear()
+        met = await world.ask()
+        world.champion.gate.open.set()
+        await asyncio.to_thread(worker.join, 20)
+        after = await world.ask()
+        await asyncio.to_thread(world.shadow.stop)
+        return [met, after]
+
+    answered = [body["prediction_id"] for made in world.run(scene) for body in made.bodies]
+    assert sorted(world.journal.read_shadows(ALWAYS)["prediction_id"]) == sorted(answered)
+    assert len(answered) == 2
