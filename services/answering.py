@@ -120,12 +120,14 @@ class Answering:
             made[0] = replace(made[0], score_again=put)
         return made
 
-    def answer_by_rule(self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str) -> list[Answered]:
+    def answer_by_rule(
+        self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str, without: Collection[str] = ()
+    ) -> list[Answered]:
         """Answer some requests without store or model: by the rule, else the prior. Nothing is flagged."""
         rungs = self._look_up(self._models.serving)
         rows: Rows = [row for part, _ in asked for row in part]
         try:
-            rows = self._add_features(rows)
+            rows = self._add_features(rows, without)
         except Exception as error:  # noqa: BLE001 - the rule has a rate for what it knows nothing of
             log.debug("request-time features of %d rows: %s", len(rows), error)
         return self._record_all(asked, [fall(rungs, row, NOTHING, reason, None) for row in rows])

@@ -120,7 +120,9 @@ class Engine:
 
     def _answer_by_rule(self, group: Group) -> bool:
         """Answer a group without store or model; runs in the second worker."""
-        return self._run(group, lambda asked: self._answering.answer_by_rule(asked, "overloaded"))
+        return self._run(
+            group, lambda asked: self._answering.answer_by_rule(asked, "overloaded", group.without)
+        )
 
     def _run(self, group: Group, answer: Callable[[Any], list[Answered]]) -> bool:
         """Answer a group; return False if it was given up meanwhile."""
@@ -164,25 +166,29 @@ class Engine:
             self._hung = [worker for worker in self._hung if worker.is_alive()]
             now = time.monotonic()
             late, seen = now - seen - pause, now
-            worker = self._workers[0]
-            group = worker.group
-            if group is None:
-                continue
-            if late > pause:  # this process stood still: so did the worker
-                group.since += late
-            elif now - group.since > self._deadline and group.take_claim():
-                self._give_up(worker, group)
+            for worker in list(self._workers):
+                group = worker.group
+                if group is None:
+                    continue
+                if late > pause:  # this process stood still: so did the worker
+                    group.since += late
+                elif now - group.since > self._deadline and self._may_give_up(worker) and group.take_claim():
+                    self._give_up(worker, group)
+
+    def _may_give_up(self, worker: "_Worker") -> bool:
+        # Beyond the rule's worker there is nobody: it is left alone but for a call that can be left out.
+        return worker.waiting is self._queue or self._answering.circuits.is_calling(worker.ident or 0)
 
     def _give_up(self, worker: "_Worker", group: Group) -> None:
         """Answer a group that hangs without what it hangs in, in a new thread."""
         name = self._answering.circuits.give_up(worker.ident or 0)
         log.error("no answer after %g s in %s: going on without", self._deadline, name or "our own code")
         if worker.next:
-            self._queue.put(worker.next)
+            worker.waiting.put(worker.next)
         self._hung.append(worker)
-        self._workers[0] = _Worker(self._queue, self._answer)
+        self._workers[self._workers.index(worker)] = _Worker(worker.waiting, worker.answer)
         again = Group(group.asked, group.without | {name or ""})
-        (self._queue if name else self._shed).put(again)
+        (worker.waiting if name else self._shed).put(again)
 
 
 class _Worker(threading.Thread):
@@ -191,7 +197,7 @@ class _Worker(threading.Thread):
     def __init__(self, waiting: "Queue", answer: Callable[[Group], bool]) -> None:
         super().__init__(name="answering", daemon=True)
         self.waiting = waiting
-        self._answer = answer
+        self.answer = answer
         self.next: Group | None = None
         self.group: Group | None = None
         self.start()
@@ -204,7 +210,7 @@ class _Worker(threading.Thread):
             if group.asked:
                 group.since = time.monotonic()  # one that was put back has waited since
                 self.group = group
-                mine = self._answer(group)
+                mine = self.answer(group)
                 self.group = None
 
     def _take(self) -> tuple[Group, bool]:

@@ -82,7 +82,9 @@ class World:
         self.models = Models(Serving(champion=self.champion, previous=self.previous))  # type: ignore[arg-type]
         self.journal = Journal(folder / "journal.db")
         self.shadow = Shadow(self.journal, Metrics())
-        answering = Answering(TOY, self.store, self.models, Metrics(), self.shadow)
+        self.features = Gate()
+        toy = replace(TOY, add_request_features=self.add_features)
+        answering = Answering(toy, self.store, self.models, Metrics(), self.shadow)
         self.engine = Engine(answering, self.journal, deadline)
 
     def run(self, scene: Callable[[], Any]) -> Any:
@@ -96,9 +98,13 @@ class World:
         try:
             return asyncio.run(play())
         finally:
-            for gate in (self.store.gate, self.champion.gate, self.previous.gate):
+            for gate in (self.store.gate, self.champion.gate, self.previous.gate, self.features):
                 gate.open.set()
             self.journal.close()
+
+    def add_features(self, rows: Any) -> Any:
+        self.features.pass_through()
+        return TOY.add_request_features(rows)
 
     async def ask(self, name: str = "o1", rows: int = 1) -> Answered:
         row = {"order_id": name, "shop": "north", "amount": 5.0, "ordered_at": NOON, "decided_at": NOON}
@@ -332,3 +338,18 @@ def test_the_challenger_scores_only_what_was_journalled(tmp_path: Path, package:
     answered = [body["prediction_id"] for made in world.run(scene) for body in made.bodies]
     assert sorted(world.journal.read_shadows(ALWAYS)["prediction_id"]) == sorted(answered)
     assert len(answered) == 2
+
+
+def test_the_rule_goes_on_without_request_features_that_hang(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that asks no model is watched too: one call that hangs does not end the shedding."""
+    monkeypatch.setattr(module, "SHED", -1)
+    world = World(tmp_path, package, deadline=0.5)
+
+    async def scene() -> list[Answered]:
+        world.features.open.clear()
+        async with asyncio.timeout(30):
+            return [await world.ask() for _ in range(2)]
+
+    assert [told(made) for made in world.run(scene)] == [("rule", "overloaded")] * 2
