@@ -2,9 +2,10 @@
 
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -59,11 +60,15 @@ class Models(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What goes to the client, and what goes to the journal first."""
+    """What goes to the client, and what goes to the journal first.
+
+    score_again  hands what was answered together to the challenger's shadow, once the journal has it
+    """
 
     bodies: list[dict[str, Any]]
     predictions: list[Prediction]
     dead_letters: list[DeadLetter]
+    score_again: Callable[[], None] | None = None
 
 
 class Answering:
@@ -111,15 +116,18 @@ class Answering:
         made = self._record_all(asked, answers)
         if self._shadow and serving.challenger and not serving.canary and vectors:
             ids = [prediction.prediction_id for one in made for prediction in one.predictions]
-            self._shadow.put(serving.challenger, ids, rows, vectors)
+            put = partial(self._shadow.put, serving.challenger, ids, rows, vectors)
+            made[0] = replace(made[0], score_again=put)
         return made
 
-    def answer_by_rule(self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str) -> list[Answered]:
+    def answer_by_rule(
+        self, asked: Sequence[tuple[Rows, Sequence[bytes]]], reason: str, without: Collection[str] = ()
+    ) -> list[Answered]:
         """Answer some requests without store or model: by the rule, else the prior. Nothing is flagged."""
         rungs = self._look_up(self._models.serving)
         rows: Rows = [row for part, _ in asked for row in part]
         try:
-            rows = self._add_features(rows)
+            rows = self._add_features(rows, without)
         except Exception as error:  # noqa: BLE001 - the rule has a rate for what it knows nothing of
             log.debug("request-time features of %d rows: %s", len(rows), error)
         return self._record_all(asked, [fall(rungs, row, NOTHING, reason, None) for row in rows])

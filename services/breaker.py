@@ -91,6 +91,10 @@ class Circuits:
             breaker.succeed()
         return result
 
+    def is_calling(self, thread: int) -> bool:
+        """Return whether a thread is in a call right now."""
+        return thread in self._calling
+
     def give_up(self, thread: int) -> str | None:
         """Open the circuit of what a thread hangs in, and return its name; None if it hangs in nothing."""
         name = self._calling.pop(thread, None)

@@ -114,24 +114,28 @@ class Engine:
         """Rows that wait for an answer."""
         return self._waiting
 
-    def _answer(self, group: Group) -> None:
+    def _answer(self, group: Group) -> bool:
         """Answer a group and hand it to the journal; runs in the first worker."""
-        self._run(group, lambda asked: self._answering.answer_groups(asked, group.without))
+        return self._run(group, lambda asked: self._answering.answer_groups(asked, group.without))
 
-    def _answer_by_rule(self, group: Group) -> None:
+    def _answer_by_rule(self, group: Group) -> bool:
         """Answer a group without store or model; runs in the second worker."""
-        self._run(group, lambda asked: self._answering.answer_by_rule(asked, "overloaded"))
+        return self._run(
+            group, lambda asked: self._answering.answer_by_rule(asked, "overloaded", group.without)
+        )
 
-    def _run(self, group: Group, answer: Callable[[Any], list[Answered]]) -> None:
+    def _run(self, group: Group, answer: Callable[[Any], list[Answered]]) -> bool:
+        """Answer a group; return False if it was given up meanwhile."""
         try:
             made = answer([(asked.rows, asked.sent) for asked in group.asked])
         except Exception as error:  # the requests must hear of it
             log.exception("a group of %d requests", len(group.asked))
-            if group.take_claim():
+            if claimed := group.take_claim():
                 self._tell(group, [error] * len(group.asked))
-            return
-        if group.take_claim():
+            return claimed
+        if claimed := group.take_claim():
             self._write(group, made)
+        return claimed
 
     def _write(self, group: Group, made: list[Answered]) -> None:
         predictions = [p for one in made for p in one.predictions]
@@ -139,7 +143,11 @@ class Engine:
 
         def tell(done: "Future[None]") -> None:
             error = done.exception()
-            self._tell(group, made if error is None else [error] * len(made))
+            try:
+                if error is None and (score_again := made[0].score_again):
+                    score_again()
+            finally:
+                self._tell(group, made if error is None else [error] * len(made))
 
         self._journal.submit(predictions, dead_letters).add_done_callback(tell)
 
@@ -155,50 +163,54 @@ class Engine:
         seen = time.monotonic()
         while True:
             await asyncio.sleep(pause)
+            self._hung = [worker for worker in self._hung if worker.is_alive()]
             now = time.monotonic()
             late, seen = now - seen - pause, now
-            worker = self._workers[0]
-            group = worker.group
-            if group is None:
-                continue
-            if late > pause:  # this process stood still: so did the worker
-                group.since += late
-            elif now - group.since > self._deadline and group.take_claim():
-                self._give_up(worker, group)
+            for worker in list(self._workers):
+                group = worker.group
+                if group is None:
+                    continue
+                if late > pause:  # this process stood still: so did the worker
+                    group.since += late
+                elif now - group.since > self._deadline and self._may_give_up(worker) and group.take_claim():
+                    self._give_up(worker, group)
+
+    def _may_give_up(self, worker: "_Worker") -> bool:
+        # Beyond the rule's worker there is nobody: it is left alone but for a call that can be left out.
+        return worker.waiting is self._queue or self._answering.circuits.is_calling(worker.ident or 0)
 
     def _give_up(self, worker: "_Worker", group: Group) -> None:
         """Answer a group that hangs without what it hangs in, in a new thread."""
         name = self._answering.circuits.give_up(worker.ident or 0)
         log.error("no answer after %g s in %s: going on without", self._deadline, name or "our own code")
-        worker.gone = True
         if worker.next:
-            self._queue.put(worker.next)
-        self._hung = [w for w in self._hung if w.is_alive()] + [worker]
-        self._workers[0] = _Worker(self._queue, self._answer)
+            worker.waiting.put(worker.next)
+        self._hung.append(worker)
+        self._workers[self._workers.index(worker)] = _Worker(worker.waiting, worker.answer)
         again = Group(group.asked, group.without | {name or ""})
-        (self._queue if name else self._shed).put(again)
+        (worker.waiting if name else self._shed).put(again)
 
 
 class _Worker(threading.Thread):
-    """Takes all that waits, up to a group, and answers it."""
+    """Takes all that waits, up to a group, and answers it. Ends with a group whose claim the watch took."""
 
-    def __init__(self, waiting: "Queue", answer: Callable[[Group], None]) -> None:
+    def __init__(self, waiting: "Queue", answer: Callable[[Group], bool]) -> None:
         super().__init__(name="answering", daemon=True)
         self.waiting = waiting
-        self._answer = answer
+        self.answer = answer
         self.next: Group | None = None
         self.group: Group | None = None
-        self.gone = False
         self.start()
 
     def run(self) -> None:
         """Answer until told to end, or given up."""
-        ending = False
-        while not ending and not self.gone:
+        ending, mine = False, True
+        while mine and not ending:
             group, ending = self._take()
             if group.asked:
+                group.since = time.monotonic()  # one that was put back has waited since
                 self.group = group
-                self._answer(group)
+                mine = self.answer(group)
                 self.group = None
 
     def _take(self) -> tuple[Group, bool]:

@@ -127,7 +127,7 @@ class Tables(Protocol):
     What an engine must give: a transaction over all tables; an id that is unique (`prediction_id`); text
     compared bytewise, so that ids and instants sort as time does; growing integer ids for outcomes and dead
     letters. Several processes write, each from one thread. In Postgres `turn` is empty, `insert` ends with a
-    COMMIT that is durable by itself, `sync` and `tidy` have nothing to do.
+    COMMIT that is durable by itself, `sync` returns True, and `tidy` has nothing to do.
 
     All raise JournalUnavailable if the database cannot be reached or written, and leave other errors,
     which are those of a record, as they come.
@@ -139,8 +139,8 @@ class Tables(Protocol):
     def insert(self, batches: Sequence[Batch]) -> list[list[int]]:
         """Write all batches in one transaction; return the ids of each one's outcomes or marks."""
 
-    def sync(self) -> None:
-        """Return when all that was inserted would survive a loss of power."""
+    def sync(self) -> bool:
+        """Return when all that was inserted would survive a loss of power; False if nobody will read it."""
 
     def tidy(self) -> None:
         """Do what may be done beside the writing, from another thread."""

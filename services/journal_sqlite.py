@@ -36,6 +36,7 @@ Given = Sequence[Any] | Mapping[str, Any]
 BUSY_SECONDS = 5.0
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep of the disk after a burst
 TRIES = 50  # a millisecond apart, to get a turn for tidying: it may wait for a better moment
+REPLACED = 3  # times in a row that the file may be another one when it is to be written
 SETTINGS = (
     "journal_mode=WAL",
     "synchronous=NORMAL",  # sync() does what FULL would do in the middle of everybody's turn
@@ -51,7 +52,8 @@ class SqliteTables:
         self._path = path
         self._name = str(path)
         self._connection: sqlite3.Connection | None = None
-        self._inode = -1
+        self._log_name = f"{path}-wal"
+        self._inode = self._log_inode = -1
         self._log = -1  # the write-ahead log, open to be synced
         self._lock = -1
         self._doubtful = False  # a sync failed: what the log holds may not be on disk
@@ -60,9 +62,7 @@ class SqliteTables:
     def turn(self) -> Iterator[None]:
         """Hold the lock that processes share; opens the file if need be."""
         with self._telling():
-            self._reach()
-            lock = self._lock
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock = self._take_lock()
         try:
             yield
         finally:
@@ -86,14 +86,15 @@ class SqliteTables:
                 insert_predictions(connection, values)
                 return [insert_rest(connection, batch) if more else [] for batch in batches]
 
-    def sync(self) -> None:
-        """Sync the write-ahead log."""
+    def sync(self) -> bool:
+        """Sync the write-ahead log; return False if it is not the one any more that is read."""
         with self._telling():
             try:
                 os.fdatasync(self._log)
             except OSError:
                 self._doubtful = True
                 raise
+            return self._is_read()
 
     def tidy(self) -> None:
         """Move the write-ahead log into the file, so that it starts again and keeps its size."""
@@ -187,10 +188,20 @@ class SqliteTables:
                 prepare(connection)
             return connection.execute(query, given).fetchall()
 
-    def _reach(self) -> sqlite3.Connection:
-        # A file that was deleted under an open connection still takes writes, and nobody reads them again.
-        if self._connection and _identify(self._name) != self._inode:
+    def _take_lock(self) -> int:
+        for _ in range(REPLACED):
+            self._reach()
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if self._is_read():  # asked only now: the lock may have taken seconds
+                return self._lock
             self.close()
+        raise OSError(f"a file that was replaced {REPLACED} times while it was opened")
+
+    def _is_read(self) -> bool:
+        # A file that was deleted under an open connection still takes writes, and nobody reads them again.
+        return _identify(self._name) == self._inode and _identify(self._log_name) == self._log_inode
+
+    def _reach(self) -> None:
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(self._lock_path):
@@ -199,9 +210,8 @@ class SqliteTables:
                     self._connection.execute(f"PRAGMA {setting}")
                 prepare(self._connection)
             self._lock = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o644)
-            self._log = os.open(f"{self._path}-wal", os.O_RDWR)
-            self._inode = _identify(self._name)
-        return self._connection
+            self._log = os.open(self._log_name, os.O_RDWR)
+            self._inode, self._log_inode = _identify(self._name), _identify(self._log_name)
 
     def _open_to(self, mode: str, timeout: float) -> sqlite3.Connection:
         uri = f"{self._path.absolute().as_uri()}?mode={mode}"

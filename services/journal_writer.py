@@ -17,6 +17,7 @@ MAX_WAITING = 20_000  # rows; beyond it the disk does not keep up and callers ar
 MAX_GROUP = 2_000  # rows that share a transaction, but for a last batch that is larger
 STUCK_SECONDS = 5.0  # after which those who wait for a disk that does not answer are told so
 TELL_SECONDS = 10.0  # between two lines of the log about a disk that takes nothing
+TRIES = 3  # to write a group, if the file is replaced meanwhile
 TIDY_PAGES = 1_000  # pages of the log after which it is moved into the file
 
 log = logging.getLogger("perennial.journal")
@@ -92,50 +93,62 @@ class Writer:
         return threads
 
     def _run(self, ended: threading.Event) -> None:
-        last = False
         try:
-            while not last and (job := self._jobs.get()) is not None:
+            while (job := self._jobs.get()) is not None:
                 begun = time.monotonic()
                 self._busy_since, self._group = begun, [job]
-                last = self._write(self._group)
-                self._busy_since = None
-                self.on_commit(time.monotonic() - begun)
+                try:
+                    self._write(self._group)
+                    self._busy_since = None
+                    self.on_commit(time.monotonic() - begun)
+                except Exception as error:  # nobody else writes: this thread goes on
+                    self._busy_since = None
+                    log.exception("after a write of %d batches", len(self._group))
+                    refused = _refuse(self._name, f"{type(error).__name__}: {error}")
+                    _settle([(job, refused) for job in self._group])  # nothing new to who was told
         finally:
             ended.set()
             self._keep.set()
             self._tables.close()
 
-    def _write(self, group: list[Job]) -> bool:
-        """Write a group that grows until its turn comes; return whether the end was asked for."""
-        last = False
+    def _write(self, group: list[Job]) -> None:
+        """Write a group that grows until its turn comes."""
         try:
-            with self._tables.turn():
-                last = self._gather(group)
-                ids = self._tables.insert([job.batch for job in group])
-            self._tables.sync()
+            ids = self._insert(group, growing=True)
             results: list[Any] = list(zip(group, ids, strict=True))
         except Exception as error:  # noqa: BLE001 - the callers get it, whatever it is
-            last = last or self._gather(group)
+            self._gather(group)
             results = self._write_each(group, error)
-        rows = sum(job.rows for job in group)
-        with self._lock:
-            self._waiting -= rows
+        finally:
+            rows = sum(job.rows for job in group)
+            with self._lock:
+                self._waiting -= rows
         _settle(results)
         self._pages += 4 + rows
         if self._pages >= TIDY_PAGES:
             self._keep.set()
-        return last
 
-    def _gather(self, group: list[Job]) -> bool:
-        rows = group[0].rows
+    def _insert(self, group: list[Job], *, growing: bool) -> list[list[int]]:
+        """Make a group durable; it is written again if what it was written to is not read any more."""
+        for _ in range(TRIES):
+            with self._tables.turn():
+                if growing:
+                    self._gather(group)
+                ids = self._tables.insert([job.batch for job in group])
+            if self._tables.sync():
+                return ids
+        raise _refuse(self._name, f"another file after each of {TRIES} writes")
+
+    def _gather(self, group: list[Job]) -> None:
+        rows = sum(job.rows for job in group)
         with suppress(queue.Empty):
             while rows < MAX_GROUP:
                 job = self._jobs.get_nowait()
-                if job is None:
-                    return True
+                if job is None:  # the end was asked for: after this group
+                    self._jobs.put(None)
+                    return
                 rows += job.rows
                 group.append(job)
-        return False
 
     def _write_each(self, group: list[Job], error: Exception) -> list[Any]:
         """Write one by one if a record is at fault, so that it does not fail the others."""
@@ -148,9 +161,7 @@ class Writer:
         results: list[Any] = []
         for job in group:
             try:
-                with self._tables.turn():
-                    [ids] = self._tables.insert([job.batch])
-                self._tables.sync()
+                [ids] = self._insert([job], growing=False)
                 results.append((job, ids))
             except Exception as again:  # noqa: BLE001 - as above
                 results += self._write_each([job], again)

@@ -28,7 +28,7 @@ REASONS = (
     *("features_unavailable", "request_features_failed", "overloaded"),
 )
 
-__all__ = ["Answer", "Flag", "Inputs", "Rule", "Rungs", "Scorer", "climb", "fall"]
+__all__ = ["Answer", "Flag", "Inputs", "Rule", "Rungs", "Scorer", "climb", "fall", "is_probability"]
 
 log = logging.getLogger("perennial.ladder")
 
@@ -199,6 +199,11 @@ def _score_alone(scorer: Scorer, row: dict[str, Any], vector: OnlineVector) -> f
 
 def _predict(scorer: Scorer, rows: list[dict[str, Any]], vectors: Sequence[OnlineVector]) -> list[float]:
     scores = [float(score) for score in scorer.predict(rows, vectors)]
-    if len(scores) != len(rows) or not all(0 <= score <= 1 for score in scores):
+    if len(scores) != len(rows) or not all(map(is_probability, scores)):
         raise ValueError(f"scores that are no probabilities: {scores[:3]}")
     return scores
+
+
+def is_probability(score: float) -> bool:
+    """Return whether a score may be told: within [0, 1], and a number at all."""
+    return 0 <= score <= 1

@@ -70,6 +70,9 @@ class Metrics:
         from prometheus_client import CollectorRegistry, Gauge, Histogram
         from prometheus_client import Counter as Total
 
+        from services.metric_files import take_room_for_metrics
+
+        take_room_for_metrics()
         self._registry = registry or CollectorRegistry()
         into = {"registry": self._registry}
         live = {"multiprocess_mode": "livesum", **into}

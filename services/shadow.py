@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from feature_repo.errors import JournalUnavailable
 from feature_repo.freshness import OnlineVector
 from services.journal import Journal, ShadowScore, format_instant
-from services.ladder import Scorer
+from services.ladder import Scorer, is_probability
 from services.metrics import Metrics
 
-MAX_WAITING = 256  # groups of answers
+MAX_WAITING = 20_000  # rows, with those that are being scored
 PAUSE = 0.1  # seconds in which answers gather, so that they are scored and written together
 
 log = logging.getLogger("perennial.shadow")
@@ -38,7 +38,9 @@ class Shadow:
     def __init__(self, journal: Journal, metrics: Metrics) -> None:
         self._journal = journal
         self._metrics = metrics
-        self._waiting: queue.Queue[Answers | None] = queue.Queue(MAX_WAITING)
+        self._waiting: queue.SimpleQueue[Answers | None] = queue.SimpleQueue()
+        self._rows = 0  # that wait or are being scored
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def put(
@@ -49,12 +51,15 @@ class Shadow:
         vectors: Sequence[OnlineVector],
     ) -> None:
         """Take answers to score again; never waits."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
-            self._thread.start()
-        try:
-            self._waiting.put_nowait(Answers(scorer, ids, rows, vectors))
-        except queue.Full:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+                self._thread.start()
+            if fits := self._rows + len(ids) <= MAX_WAITING:
+                self._rows += len(ids)
+        if fits:
+            self._waiting.put(Answers(scorer, ids, rows, vectors))
+        else:
             self._metrics.shadow_dropped.labels("behind").inc(len(ids))
 
     def stop(self) -> None:
@@ -70,6 +75,8 @@ class Shadow:
             while not self._waiting.empty() and taken[-1] is not None:
                 taken.append(self._waiting.get())
             scores = [score for answers in taken if answers for score in self._score(answers)]
+            with self._lock:
+                self._rows -= sum(len(answers.ids) for answers in taken if answers)
             self._write(scores)
             if taken[-1] is None:
                 return
@@ -78,14 +85,19 @@ class Shadow:
         scorer = answers.scorer
         try:
             gathered = [scorer.inputs.gather(*one) for one in zip(answers.rows, answers.vectors, strict=True)]
-            scores = scorer.predict(gathered, answers.vectors)
+            scores = [float(score) for score in scorer.predict(gathered, answers.vectors)]
+            told = list(zip(answers.ids, scores, strict=True))
         except Exception as error:  # noqa: BLE001 - whatever a challenger does, nobody is to notice
             log.warning("challenger %s failed on %d rows: %s", scorer.version, len(answers.ids), error)
             self._metrics.shadow_dropped.labels("failed").inc(len(answers.ids))
             return []
+        if wrong := sum(not is_probability(score) for score in scores):
+            log.warning(
+                "challenger %s: %d scores of %d are no probabilities", scorer.version, wrong, len(told)
+            )
+            self._metrics.shadow_dropped.labels("failed").inc(wrong)
         now = format_instant(datetime.now(UTC))
-        told = zip(answers.ids, scores, strict=True)
-        return [ShadowScore(identity, scorer.version, score, now) for identity, score in told]
+        return [ShadowScore(key, scorer.version, score, now) for key, score in told if is_probability(score)]
 
     def _write(self, scores: Sequence[ShadowScore]) -> None:
         if not scores:

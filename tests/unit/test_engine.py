@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from feature_repo.contract import Period
 from feature_repo.store import OnlineVector
 from services import engine as module
 from services.answering import Answered, Answering
-from services.engine import Engine, Overloaded
+from services.engine import Asked, Engine, Group, Overloaded
 from services.journal import Journal
 from services.live import Serving
 from services.metrics import Metrics
 from services.package import Package, load_package
+from services.shadow import Shadow
 from tests.packages import write_package
 from tests.toy import TOY
 
@@ -77,9 +79,12 @@ class World:
     def __init__(self, folder: Path, package: Package, deadline: float = 30.0) -> None:
         self.store = Store()
         self.champion, self.previous = Slow(package, "2"), Slow(package, "1")
-        serving: Any = Serving(champion=self.champion, previous=self.previous)  # type: ignore[arg-type]
+        self.models = Models(Serving(champion=self.champion, previous=self.previous))  # type: ignore[arg-type]
         self.journal = Journal(folder / "journal.db")
-        answering = Answering(TOY, self.store, Models(serving), Metrics())
+        self.shadow = Shadow(self.journal, Metrics())
+        self.features = Gate()
+        toy = replace(TOY, add_request_features=self.add_features)
+        answering = Answering(toy, self.store, self.models, Metrics(), self.shadow)
         self.engine = Engine(answering, self.journal, deadline)
 
     def run(self, scene: Callable[[], Any]) -> Any:
@@ -93,9 +98,13 @@ class World:
         try:
             return asyncio.run(play())
         finally:
-            for gate in (self.store.gate, self.champion.gate, self.previous.gate):
+            for gate in (self.store.gate, self.champion.gate, self.previous.gate, self.features):
                 gate.open.set()
             self.journal.close()
+
+    def add_features(self, rows: Any) -> Any:
+        self.features.pass_through()
+        return TOY.add_request_features(rows)
 
     async def ask(self, name: str = "o1", rows: int = 1) -> Answered:
         row = {"order_id": name, "shop": "north", "amount": 5.0, "ordered_at": NOON, "decided_at": NOON}
@@ -239,3 +248,108 @@ def test_a_client_that_went_away_is_no_trouble(tmp_path: Path, package: Package)
     period = Period(NOON - timedelta(days=1), NOON + timedelta(days=1))
     # Within a millisecond their ids are in no order.
     assert sorted(world.journal.read_predictions(period)["entity"]) == ["gone", "stays"]
+
+
+def test_models_are_asked_again_when_what_hung_has_ended(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many threads that hang leave the rule; it leaves again with them, though nothing hangs anew."""
+    monkeypatch.setattr(module, "MAX_HUNG", 1)
+    world = World(tmp_path, package, deadline=0.2)
+
+    async def scene() -> tuple[Answered, Answered]:
+        for slow in (world.champion, world.previous):
+            slow.gate.open.clear()
+        await world.ask()
+        during = await world.ask()
+        for slow in (world.champion, world.previous):
+            slow.gate.open.set()
+        async with asyncio.timeout(60):
+            after = await world.ask()
+            while told(after) == ("rule", "overloaded"):
+                after = await world.ask()
+        return during, after
+
+    during, after = world.run(scene)
+    assert told(during) == ("rule", "overloaded")
+    assert told(after) == ("rule", "champion_late")  # the circuits still rest
+
+
+def test_the_time_that_a_group_waited_is_not_held_against_what_it_calls(
+    tmp_path: Path, package: Package
+) -> None:
+    """The deadline of a group that was put back begins when it is answered again."""
+    world = World(tmp_path, package, deadline=1.0)
+    row = {"order_id": "o1", "shop": "north", "amount": 5.0, "ordered_at": NOON, "decided_at": NOON}
+
+    async def scene() -> Answered:
+        world.store.gate.open.clear()
+        answer: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        world.engine._queue.put(Group([Asked([row], [b"{}"], answer)], since=-1e9))
+        await asyncio.to_thread(world.store.gate.reached.wait, 20)
+        await asyncio.sleep(0.3)  # the watch looks every tenth of a second
+        world.store.gate.open.set()
+        return await answer
+
+    assert told(world.run(scene)) == ("champion", "ok")
+
+
+def test_a_thread_that_is_given_up_as_it_finishes_takes_nothing_more(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever lost the claim to its group ends: nothing watches it any more."""
+    world = World(tmp_path, package, deadline=0.2)
+    circuits, ended = world.engine._answering.circuits, list[bool]()
+    give_up = circuits.give_up
+
+    def finish_meanwhile(thread: int) -> str | None:
+        name = give_up(thread)
+        world.store.gate.open.set()
+        worker = world.engine._workers[0]
+        worker.join(5)
+        ended.append(not worker.is_alive())
+        return name
+
+    monkeypatch.setattr(circuits, "give_up", finish_meanwhile)
+
+    async def scene() -> Answered:
+        world.store.gate.open.clear()
+        return await world.ask()
+
+    assert told(world.run(scene)) == ("rule", "features_unavailable")
+    assert ended == [True]
+
+
+def test_the_challenger_scores_only_what_was_journalled(tmp_path: Path, package: Package) -> None:
+    """A group that was given up is answered anew: its first answers are nobody's."""
+    world = World(tmp_path, package, deadline=0.5)
+    world.models.serving = replace(world.models.serving, challenger=Slow(package, "3"))  # type: ignore[arg-type]
+
+    async def scene() -> list[Answered]:
+        worker = world.engine._workers[0]
+        world.champion.gate.open.clear()
+        met = await world.ask()
+        world.champion.gate.open.set()
+        await asyncio.to_thread(worker.join, 20)
+        after = await world.ask()
+        await asyncio.to_thread(world.shadow.stop)
+        return [met, after]
+
+    answered = [body["prediction_id"] for made in world.run(scene) for body in made.bodies]
+    assert sorted(world.journal.read_shadows(ALWAYS)["prediction_id"]) == sorted(answered)
+    assert len(answered) == 2
+
+
+def test_the_rule_goes_on_without_request_features_that_hang(
+    tmp_path: Path, package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker that asks no model is watched too: one call that hangs does not end the shedding."""
+    monkeypatch.setattr(module, "SHED", -1)
+    world = World(tmp_path, package, deadline=0.5)
+
+    async def scene() -> list[Answered]:
+        world.features.open.clear()
+        async with asyncio.timeout(30):
+            return [await world.ask() for _ in range(2)]
+
+    assert [told(made) for made in world.run(scene)] == [("rule", "overloaded")] * 2

@@ -14,6 +14,8 @@ from feature_repo.errors import JournalUnavailable
 from services import journal as module
 from services import journal_statements, journal_writer
 from services.journal import DeadLetter, Journal, LetterFilter, Outcome, Prediction, format_instant
+from services.journal_records import Batch
+from services.journal_sqlite import SqliteTables, unavailable
 
 NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -33,6 +35,13 @@ def make_prediction(name, at=NOON):
 
 def make_letter(reason="carrier"):
     return DeadLetter("unseen", reason, "{}", None, format_instant(NOON))
+
+
+def fail_with(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def names(frame):
@@ -225,6 +234,30 @@ def test_more_than_the_disk_takes_is_refused_at_once(journal, tmp_path, monkeypa
     assert names(journal.read_predictions(ALWAYS)) == ["a", "b", "c", "d", "f"]
 
 
+def test_what_fails_beside_a_write_does_not_end_the_writing(journal):
+    """Whoever counts the writes may fail: what is on disk is acknowledged, and the next batch too."""
+    journal.watch_commits(fail_with(ValueError("no room to count")))
+    futures = []
+    for name in "abc":
+        futures.append(journal.submit([make_prediction(name)]))
+        futures[-1].exception(timeout=20)
+    assert [future.exception(timeout=20) for future in futures] == [None] * 3
+    assert names(journal.read_predictions(ALWAYS)) == ["a", "b", "c"]
+
+
+def test_a_failure_in_the_midst_of_a_failure_is_told_to_who_waits(tmp_path, monkeypatch):
+    """Nobody waits for ever, nothing counts as waiting any more, and the next batch is written."""
+    with Journal(tmp_path / "journal.db") as journal:
+        with monkeypatch.context() as broken:
+            broken.setattr(SqliteTables, "insert", fail_with(unavailable("x", "a full disk")))
+            broken.setattr(SqliteTables, "close", fail_with(OSError("a bad descriptor")))
+            told = journal.submit([make_prediction("a")]).exception(timeout=20)
+            assert isinstance(told, JournalUnavailable)
+        assert journal.lag == (0, 0.0)
+        journal.submit([make_prediction("b")]).result(timeout=20)
+        assert names(journal.read_predictions(ALWAYS)) == ["b"]
+
+
 def test_the_log_starts_again_and_does_not_grow(journal, tmp_path):
     """What was written is moved into the file beside the writing."""
     rows = [[make_prediction(f"{i:05}-{j}") for j in range(200)] for i in range(100)]
@@ -257,3 +290,55 @@ def test_a_file_that_was_deleted_is_made_anew(journal, tmp_path):
         path.unlink()
     journal.append([make_prediction("b")])
     assert names(journal.read_predictions(ALWAYS)) == ["b"]
+
+
+def test_a_file_that_is_deleted_while_a_write_waits_for_its_turn_is_made_anew(journal, tmp_path):
+    """What the file is, is asked once the lock is held: it may take seconds to get."""
+    journal.append([make_prediction("a")])
+    with (tmp_path / "journal" / "journal.db-lock").open("r+") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        waiting = journal.submit([make_prediction("b")])
+        time.sleep(0.3)  # until it waits
+        for path in (tmp_path / "journal").iterdir():
+            path.unlink()
+    assert waiting.exception(timeout=60) is None
+    assert names(journal.read_predictions(ALWAYS)) == ["b"]
+
+
+def test_a_file_that_is_deleted_while_it_is_synced_is_not_acknowledged(tmp_path):
+    """What was written to it is written again, to the one that is read."""
+
+    class Deleted(SqliteTables):
+        times = 1
+
+        def sync(self):
+            for path in (tmp_path / "journal").iterdir() if self.times else ():
+                path.unlink()
+            self.times -= bool(self.times)
+            return super().sync()
+
+    path = tmp_path / "journal" / "journal.db"
+    tables = Deleted(path)
+    with Journal(path, tables) as journal:
+        futures = [journal.submit([make_prediction(name)]) for name in ("a", "b")]
+        assert [future.exception(timeout=60) for future in futures] == [None, None]
+        assert names(journal.read_predictions(ALWAYS)) == ["a", "b"]
+        tables.times = 99
+        with pytest.raises(JournalUnavailable):
+            journal.append([make_prediction("c")])
+        tables.times = 0
+        journal.append([make_prediction("d")])
+        assert names(journal.read_predictions(ALWAYS)) == ["d"]
+
+
+def test_a_log_that_was_deleted_is_made_anew(tmp_path):
+    """A log that nobody else has open is one that nobody reads."""
+    tables = SqliteTables(tmp_path / "journal.db")
+    for name in ("a", "b"):
+        with tables.turn():
+            tables.insert([Batch([make_prediction(name)])])
+        assert tables.sync()
+        assert tables.find_prediction(name)
+        (tmp_path / "journal.db-wal").unlink()
+        assert not tables.sync()
+    tables.close()

@@ -30,6 +30,27 @@ ASK = """
 from services.metrics import Metrics
 print(Metrics().render()[0].decode())
 """
+FULL = """
+import errno, os, sys
+from services import metric_files
+from services.metrics import Metrics
+real, rooms = os.posix_fallocate, [0] * int(sys.argv[1])
+def allocate(*asked):
+    if not rooms:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    rooms.pop()
+    return real(*asked)
+os.posix_fallocate = allocate
+metrics = Metrics()
+metrics.note_start()
+for i in range(2_000):
+    metrics.flags.labels(f"feature_{i}", "unseen").inc(i)
+metrics.requests.labels("/predict", "200").inc(10)
+for i in range(2_000):
+    assert metrics.flags.labels(f"feature_{i}", "unseen")._value.get() == i
+assert metrics.requests.labels("/predict", "200")._value.get() == 10
+metrics.render()
+"""
 UNITS = ("_seconds", "_rows", "_total", "_info", "_workers", "_ratio")
 
 
@@ -145,3 +166,25 @@ def test_the_age_of_features_stands_beside_its_limit() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.note_limits({"shop_daily": 3_600.0})
     assert read(metrics.render()[0].decode())["perennial_feature_limit_seconds", ("shop_daily",)] == 3_600
+
+
+def test_files_of_metrics_have_their_room_on_the_disk(workers: Workers, tmp_path: Path) -> None:
+    """A page that is first touched on a full disk would be a signal that ends the worker."""
+    workers.start(0.0)
+    told = {path.name: path.stat() for path in tmp_path.glob("*.db")}
+    assert told
+    assert {name for name, stat in told.items() if 512 * stat.st_blocks < stat.st_size} == set()
+
+
+@pytest.mark.parametrize("rooms", [0, 2, 4, 5, 99])
+def test_a_worker_counts_on_when_the_disk_has_no_room_for_its_metrics(
+    workers: Workers, tmp_path: Path, rooms: int
+) -> None:
+    """From its start or from the moment that a file has to grow; what it counts is its own then."""
+    command = [sys.executable, "-c", FULL, str(rooms)]
+    subprocess.run(command, env=workers.environment, capture_output=True, text=True, check=True)
+    workers.start(0.0)
+    expected = 20 if rooms == 99 else 10
+    assert workers.ask()["perennial_requests_total", ("/predict", "200")] == expected
+    for path in tmp_path.glob("*.db"):
+        assert 512 * path.stat().st_blocks >= path.stat().st_size
