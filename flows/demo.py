@@ -118,7 +118,7 @@ def _tell(settings: Settings, script: Script, progress: Progress, console: Conso
 
 def _show_backfill(progress: Progress, bar: TaskID, done: int, total: int) -> None:
     progress.update(bar, completed=done, total=total)
-    report(done, total, "days taken in")
+    report(0, 0, f"{done} of {total} days taken in")
 
 
 def _replay(
@@ -129,7 +129,7 @@ def _replay(
     day, last = script.backfill_until, script.last_day
     while day <= last:
         progress.update(bar, description=f"replay {day}")
-        report(story.days, days, f"replay {day}")
+        report(0, 0, f"replay of {day}")  # of how many is not known: it ends after a new champion's weeks
         asked = replay_day(project, day, script, story, load)
         story.days += 1
         progress.advance(bar)
