@@ -282,6 +282,8 @@ def _read_range(feature: Mapping[str, Any]) -> tuple[float, float]:
     if low is None or high is None:
         return -math.inf, math.inf
     margin = MARGIN * (high - low)
+    if 0 <= low <= 1:  # of a count that was at least 1, none is the next
+        return 0.0, high + margin
     # What was never negative is not widened to nothing: a distance in thousands would be within it.
     return low - (min(margin, MARGIN * low) if low >= 0 else margin), high + margin
 

@@ -130,6 +130,17 @@ def test_a_range_that_was_never_negative_is_not_widened_to_nothing():
     assert flagged == {1.0: True, 8.0: True, 9.0: False, 7_466.0: False, 7_467.0: True}
 
 
+def test_a_count_that_was_one_at_least_may_be_none():
+    """An hour without a flight is no unit of another kind; less than nothing is."""
+    inputs = Inputs(
+        {"features": [{"name": "due", "kind": "number", "source": "request", "min": 1, "max": 80}]}
+    )
+    flagged = {
+        due: bool(inputs.find_flags({"due": due}, OnlineVector({}, (), {}))) for due in (-1.0, 0.0, 1.0)
+    }
+    assert flagged == {-1.0: True, 0.0: False, 1.0: False}
+
+
 def test_a_batch_asks_each_model_once():
     """Rows that cannot be asked about do not hold up the others, and the order stays."""
     champion = Model("2")
