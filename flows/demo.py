@@ -79,6 +79,7 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
 
 
 def _tell(settings: Settings, script: Script, progress: Progress, console: Console) -> Story:
+    from flows.data_quality import write_metrics
     from flows.loop import backfill_days
     from flows.project import open_project
     from flows.retrain import retrain
@@ -112,6 +113,7 @@ def _tell(settings: Settings, script: Script, progress: Progress, console: Conso
     story.sent += load.sent
     story.failed += load.failed
     compare_frozen(project, story)
+    write_metrics(project)
     story.reports = sorted((settings.home / "reports").glob("*.html"))
     return story
 
