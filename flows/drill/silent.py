@@ -1,6 +1,7 @@
 """Silent failure: requests that the model does not know, and stored values that are not there."""
 
 import random
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 KILOMETRES = 1.609344
 MOST_ODD = 0.01  # of a day's answers: categories and numbers that no training saw
 INJECTED = 13  # o'clock UTC of the day: the morning of the clients
+LETTER_SECONDS = 5.0
 VIEW, KEYS = "airport_weather", {"origin": "JFK"}
 
 
@@ -78,6 +80,16 @@ def _list_letters(stage: "Stage") -> "list[KeptLetter]":
     return list(stage.project.journal.find_dead_letters(LetterFilter(waiting=True)))
 
 
+def _await_letters(stage: "Stage", before: set[int], wanted: set[str]) -> "list[KeptLetter]":
+    """Return the letters since, once all kinds are there: a refusal does not wait for its letter's disk."""
+    until = time.monotonic() + LETTER_SECONDS
+    while True:
+        letters = [letter for letter in _list_letters(stage) if letter.id not in before]
+        if wanted <= {letter.kind for letter in letters} or time.monotonic() > until:
+            return letters
+        time.sleep(0.05)
+
+
 def _list_bad(stage: "Stage", hour: datetime) -> Iterator[tuple[str, list[dict[str, Any]], str]]:
     """Yield what is wrong, requests that are so, and the flag that each answer must bear."""
     pool = stage.load.pool
@@ -108,9 +120,9 @@ def _mend(stage: "Stage", diary: Diary, hour: datetime, before: set[int]) -> Non
     """Make the store whole from the lake, and send again what it left behind; malformed stays refused."""
     from flows.features import refresh_online
 
-    letters = [letter for letter in _list_letters(stage) if letter.id not in before]
-    kinds = sorted({letter.kind for letter in letters})
     wanted = {"malformed", "missing", "out_of_range", "unseen"}
+    letters = _await_letters(stage, before, wanted)
+    kinds = sorted({letter.kind for letter in letters})
     if diary.require(wanted <= {*kinds}, f"dead letters only of {', '.join(kinds) or 'no kind'}"):
         diary.notice("service, dead letters", f"{len(letters)} kept: {', '.join(kinds)}", hour)
     rows = refresh_online(stage.project)
