@@ -94,12 +94,12 @@ def show_figures(found: Backtest) -> Iterator[dict[str, Any]]:
     )
     gain = next(one for one in kept.differences if one.other == "weekly")
     yield _figure(
-        f"{told}: log loss less the weekly calendar's, 95% interval by days",
-        [round(gain.low, 5), round(gain.high, 5)],
-        "not above 0: no less quality",
-        gain.low <= 0,
+        f"{told}: mean monthly AUC less the weekly calendar's",
+        round(gain.auc, 5),
+        ">= 0",
+        gain.auc >= 0,
         log_loss=round(gain.log_loss, 5),
-        mean_monthly_auc=round(gain.auc, 5),
+        log_loss_by_days=[round(gain.low, 5), round(gain.high, 5)],
         regret_auc={worth.policy: round(worth.regret_auc, 4) for worth in found.worths},
     )
     yield _figure(
