@@ -13,10 +13,7 @@ from feature_repo.contract import Problem
 
 # What hardly varies within a season. Trees on it take the season that they saw for the reason.
 SEASON = frozenset(
-    (
-        *("carrier_late_28d", "airport_late_7d", "airport_late_28d", "route_late_28d"),
-        *("temp", "dewp", "pressure"),
-    )
+    ("carrier_late_28d", "airport_late_7d", "airport_late_28d", "route_late_28d", "temp", "dewp", "pressure")
 )
 
 
