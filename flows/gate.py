@@ -3,10 +3,6 @@
 The decision itself is pure, in policy/gate.py.
 """
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,12 +10,11 @@ import polars as pl
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows.clean_process import answer_in_clean_process
 from flows.gate_evidence import describe_inputs, remake_values, score_rivals
 from flows.policy.gate import Evidence, GateVerdict, judge
 from flows.project import Project
 from flows.train import Candidate
-
-TIME_LIMIT = 120  # seconds for a clean process to load the version and answer
 
 
 def judge_candidate(project: Project, candidate: Candidate) -> GateVerdict:
@@ -46,25 +41,6 @@ def judge_candidate(project: Project, candidate: Candidate) -> GateVerdict:
     verdict = judge(evidence)
     _record(project, candidate, verdict)
     return verdict
-
-
-def answer_in_clean_process(package: Path) -> tuple[float | None, str]:
-    """Run the version's self-test in a fresh interpreter; return (95th percentile in ms, complaint)."""
-    command = [sys.executable, "-m", "services.self_test", str(package)]
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},  # as the service runs
-        )
-    except subprocess.TimeoutExpired:
-        return None, f"no answer within {TIME_LIMIT} s"
-    if done.returncode != 0:
-        return None, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-    return float(json.loads(done.stdout)["p95_ms"]), ""
 
 
 def describe_verdict(version: int, verdict: GateVerdict) -> str:

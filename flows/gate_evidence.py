@@ -41,8 +41,14 @@ class Rivals:
 
 
 def score_rivals(project: Project, candidate: Candidate, folder: Path) -> Rivals:
-    """Score the rows judged by the base rate, a linear model, and the champion if there is one."""
-    problem, rows = project.problem, candidate.holdout
+    """Score the rows judged by the base rate, a linear model, and the champion if there is one.
+
+    Rows whose label may still come are left out, the known ones too: what is known soonest is not like the
+    rest, as a flight that lands in time.
+    """
+    problem = project.problem
+    mature = pl.col(problem.decided_at) < candidate.training.until - problem.horizon
+    rows = candidate.holdout.filter(mature)
     champion = project.registry.aliases().get("champion")
     if champion is None:
         return Rivals(rows, _score_plain(problem, candidate.fitted, rows))

@@ -17,9 +17,10 @@ from feature_repo.contract import Period
 from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings
 from flows.children import fetch
+from flows.clean_process import answer_in_clean_process
 from flows.label import read_labels
 from flows.policy.gate import log_loss
-from flows.policy.watch import Watched
+from flows.policy.watch import Watched, is_slow
 from flows.project import Project
 from flows.release_state import Rollout
 from flows.served import parse_features
@@ -70,12 +71,15 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
     differences, sizes, trouble = _compare_with_before(project, rollout, mine, until)
     earlier = rollout.terms.get("latency") or {}
+    before_ms = earlier.get("p95_ms")
+    after_ms = find_p95(read_latency(project.settings), earlier.get("counts", {}))
     return Watched(
         asked=len(asked),
         answered=len(mine),
         failed=int(asked["reason"].is_in(FAILURES).sum()),
-        before_ms=earlier.get("p95_ms"),
-        after_ms=find_p95(read_latency(project.settings), earlier.get("counts", {})),
+        before_ms=before_ms,
+        after_ms=after_ms,
+        cpu_ms=_measure_alone(project, rollout) if is_slow(before_ms, after_ms) else None,
         differences=differences,
         sizes=sizes,
         days=max(days, 0.0),
@@ -124,6 +128,18 @@ def _attach_outcomes(project: Project, answers: pl.DataFrame, until: datetime) -
     return told.filter(pl.col("day").is_in(whole))
 
 
+def _measure_alone(project: Project, rollout: Rollout) -> tuple[float, float] | None:
+    """Return what an answer takes of CPU, in ms, before and now; None if a version no longer answers."""
+    if rollout.baseline is None:
+        return None
+    try:
+        packages = [project.package(version) for version in (rollout.baseline, rollout.version)]
+        (before, _), (after, _) = map(answer_in_clean_process, packages)
+    except (PerennialError, OSError):
+        return None
+    return None if before is None or after is None else (before, after)
+
+
 def _compare_with_before(
     project: Project, rollout: Rollout, mine: pl.DataFrame, until: datetime
 ) -> tuple[list[float], list[float], str]:
@@ -140,6 +156,7 @@ def _compare_with_before(
 
 
 def _score_again(new: Path, old: Path, told: pl.DataFrame) -> list[float]:
+    from services.ladder import is_probability
     from services.package import load_package
 
     if not len(told):
@@ -149,7 +166,10 @@ def _score_again(new: Path, old: Path, told: pl.DataFrame) -> list[float]:
     names = [feature["name"] for feature in package.contract["features"]]
     if lacking := sorted(set(names) - set(known.columns)):
         raise ValueError(f"no {', '.join(lacking)} in the journal")
-    return package.predict(known.select(names).to_dicts())
+    scores = package.predict(known.select(names).to_dicts())
+    if not all(map(is_probability, scores)):
+        raise ValueError("a score that is no probability")
+    return scores
 
 
 def _pair(told: pl.DataFrame) -> Days:

@@ -172,6 +172,7 @@ def _judge(past: Past, candidate: ScoredModel, champion: ScoredModel) -> GateVer
     span = slice(start, record.find(candidate.until))
     rows = record.rows[span]
     newer = (rows[KNOWN_AT] < candidate.until) & (rows[problem.decided_at] > champion.trained_until)
+    newer &= rows[problem.decided_at] < candidate.until - problem.horizon
     kept, judged = newer.to_numpy(), rows.filter(newer)
     evidence = Evidence(
         outcomes=record.outcomes[span][kept],

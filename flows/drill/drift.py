@@ -69,7 +69,7 @@ def _follow(stage: "Stage", diary: Diary, before: int, known: set[str], far: set
     ):
         return
     seconds = stage.await_champion(after)
-    diary.answer("gate, release", f"version {after} beat version {before} on 14 newer days and took over")
+    diary.answer("gate, release", f"version {after} beat version {before} on newer days and took over")
     if not diary.require(seconds is not None, f"not every worker followed to version {after}"):
         return
     day = stage.play_day(PER_DAY)

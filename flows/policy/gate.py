@@ -1,7 +1,8 @@
 """The gate: may this candidate take over? Closed by default; every check must hold.
 
 Differences are paired, row by row, and their interval comes from resampling whole days: flights of one
-day share its weather, so rows are far from independent (a block bootstrap, Kunsch 1989).
+day share its weather, so rows are far from independent (a block bootstrap, Kunsch 1989). A week or two of
+days are few: the percentiles are expanded for that (Hesterberg, The American Statistician 69, 2015).
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from flows.policy.gate_check import Check
 from flows.policy.gate_inputs import InputColumn, Remade, check_alone, check_contract, check_remade
@@ -27,7 +30,7 @@ class GatePolicy:
 
     min_rows          labelled rows that neither model was fitted on
     min_days          whole days among them: the bootstrap resamples days
-    min_slice_rows    a smaller slice is shown, not judged
+    min_slice_rows    a slice of fewer, or of fewer than `min_days`, is not judged
     level             confidence of the overall interval; slices share its error (Bonferroni)
     max_bias          |mean prediction - observed rate| of the candidate, a fifth of a typical rate;
                       or no further off than the champion, whichever is more
@@ -131,12 +134,19 @@ def log_loss(outcomes: Floats, scores: Floats) -> Floats:
 def resample_days(
     difference: Floats, days: NDArray[np.int64], level: float, resamples: int, seed: int
 ) -> tuple[float, float, float]:
-    """Return (mean, low, high) of a row-wise difference, resampling whole days."""
-    _, block = np.unique(days, return_inverse=True)
+    """Return (mean, low, high) of a row-wise difference, resampling whole days.
+
+    Of n days the plain percentiles reach as far as a normal with the variance over n would: they are
+    expanded to what Student's t with n - 1 degrees asks. One day knows nothing of its spread.
+    """
+    found, block = np.unique(days, return_inverse=True)
+    count = len(found)
+    if count < 2:
+        return float(difference.mean()), -np.inf, np.inf
     sums, sizes = np.bincount(block, difference), np.bincount(block)
     draws = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
     means = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    tail = (1 - level) / 2
+    tail = float(norm.cdf(np.sqrt(count / (count - 1)) * student.ppf((1 - level) / 2, count - 1)))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(difference.mean()), float(low), float(high)
 
@@ -215,7 +225,7 @@ def _no_slice_worse(evidence: Evidence, champion: Floats, policy: GatePolicy) ->
         (column, value, labels == value)
         for column, labels in evidence.slices.items()
         for value in np.unique(labels)
-        if (labels == value).sum() >= policy.min_slice_rows
+        if _is_judged(evidence.days[labels == value], policy)
     ]
     checks = []
     # One-sided at 5% over all slices together.
@@ -227,3 +237,7 @@ def _no_slice_worse(evidence: Evidence, champion: Floats, policy: GatePolicy) ->
         got = f"log loss {mean:+.4f}, at least {low:+.4f}, on {int(mask.sum())} rows"
         checks.append(Check(f"not worse for {column} {value}", low <= 0, got, "not surely above zero"))
     return checks
+
+
+def _is_judged(days: NDArray[np.int64], policy: GatePolicy) -> bool:
+    return len(days) >= policy.min_slice_rows and len(np.unique(days)) >= policy.min_days

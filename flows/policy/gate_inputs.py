@@ -82,6 +82,9 @@ def check_remade(remade: Sequence[Remade], policy: InputPolicy = InputPolicy()) 
     thin = [one.name for one in remade if one.compared < policy.min_compared]
     if not remade or len(thin) == len(remade):
         return Check(name, False, "no value could be made again", expected)
+    if thin:
+        told = [f"{one} in fewer than {policy.min_compared} rows" for one in thin]
+        return Check(name, False, f"not made again: {_name(told)}", expected)
     leaks = sorted(
         (one for one in remade if one.differ > policy.differ * one.compared), key=lambda one: -one.differ
     )

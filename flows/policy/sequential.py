@@ -65,6 +65,8 @@ def compare(
     d, w = np.asarray(differences, dtype=float), np.asarray(sizes, dtype=float)
     if not len(d) or not (w > 0).all():
         return Comparison("go on", 0, 0.0, 0.0, -np.inf, np.inf, ("no whole day with labels yet",))
+    if not np.isfinite(d).all():
+        return Comparison("go on", 0, 0.0, 0.0, -np.inf, np.inf, ("a day's difference is no number",))
     mean, spread, effective = (float(x[0, -1]) for x in trace_days(d[None], w[None], last=True))
     width = float(reach(np.array(effective), np.array(spread), policy))
     low, high = mean - width, mean + width

@@ -20,7 +20,8 @@ class WatchPolicy:
 
     failed    share of requests that the champion was asked and could not answer
     coverage  share of answers that it must have given itself
-    slow_ms, slower  95th percentile of an answer, and how many times the one before; both must be passed
+    slow_ms, slower  95th percentile of an answer, and how many times the one before; both must be passed,
+                     and the model alone must take so many times the CPU: a busy machine is no breach
     alpha     shares are judged by a one-sided bound at this level (Clopper and Pearson, 1934)
     """
 
@@ -37,6 +38,7 @@ class Watched:
 
     asked, answered, failed  things asked, answered by the new champion, and not for a failure of its own
     before_ms, after_ms      95th percentile of an answer; None where it could not be measured
+    cpu_ms                   the same of either version alone, of CPU; None where it was not measured
     differences, sizes       by day whose labels are whole: log loss less that of the version before; rows
     wait                     days that labels take
     """
@@ -46,6 +48,7 @@ class Watched:
     failed: int = 0
     before_ms: float | None = None
     after_ms: float | None = None
+    cpu_ms: tuple[float, float] | None = None
     differences: Sequence[float] = ()
     sizes: Sequence[float] = ()
     days: float = 0.0  # since the promotion, as the data count them
@@ -67,7 +70,8 @@ def judge_watch(seen: Watched, bake: float, policy: WatchPolicy = WatchPolicy())
     """Judge a new champion `days` after its promotion; it is kept once the bake time is over."""
     comparison = compare(seen.differences, seen.sizes, QUALITY)
     quality, told = _judge_quality(seen, comparison, bake)
-    breaches = tuple(_find_breaches(seen, policy))
+    slow, latency = _judge_latency(seen, policy)
+    breaches = (*_find_breaches(seen, policy), *([latency] if slow else []))
     if quality == "breach":
         breaches = (f"quality: {told}", *breaches)
     if breaches:
@@ -76,7 +80,13 @@ def judge_watch(seen: Watched, bake: float, policy: WatchPolicy = WatchPolicy())
     named = () if quality == "breach" else (f"quality {'not judged' if quality != 'ok' else 'ok'}: {told}",)
     answered = f"{seen.answered} of {seen.asked} things answered by it, {seen.failed} failed"
     state = f"{seen.days:.1f} of {bake:g} days watched"
-    return WatchVerdict("keep" if over else "go on", quality, (*named, answered, state), comparison)
+    reasons = (*named, *([latency] if latency else []), answered, state)
+    return WatchVerdict("keep" if over else "go on", quality, reasons, comparison)
+
+
+def is_slow(before_ms: float | None, after_ms: float | None, policy: WatchPolicy = WatchPolicy()) -> bool:
+    """Return whether answers take too long, be it the model's doing or the machine's."""
+    return bool(before_ms and after_ms and after_ms > policy.slow_ms and after_ms > policy.slower * before_ms)
 
 
 def _judge_quality(seen: Watched, comparison: Comparison, bake: float) -> tuple[str, str]:
@@ -100,8 +110,19 @@ def _find_breaches(seen: Watched, policy: WatchPolicy) -> list[str]:
     if bound_share(lacking, seen.asked, policy.alpha) > 1 - policy.coverage:
         wanted = f"{policy.coverage:.0%} wanted"
         found.append(f"coverage: it answered {seen.answered} of {seen.asked}, {wanted}")
-    before, after = seen.before_ms, seen.after_ms
-    if before and after and after > policy.slow_ms and after > policy.slower * before:
-        limit = f"at most {policy.slow_ms:g} ms or {policy.slower:g} times that expected"
-        found.append(f"latency: 95% of answers within {after:.1f} ms, before within {before:.1f} ms, {limit}")
     return found
+
+
+def _judge_latency(seen: Watched, policy: WatchPolicy) -> tuple[bool, str]:
+    """Return whether the model is too slow, and what is to be said; nothing if answers are fast enough."""
+    if not is_slow(seen.before_ms, seen.after_ms, policy):
+        return False, ""
+    told = f"latency: 95% of answers within {seen.after_ms:.1f} ms, before within {seen.before_ms:.1f} ms"
+    limit = f"at most {policy.slow_ms:g} ms or {policy.slower:g} times that expected"
+    if seen.cpu_ms is None:
+        return True, f"{told}, {limit}"
+    before, after = seen.cpu_ms
+    alone = f"alone it takes {after:.2f} ms of CPU, the one before {before:.2f}"
+    if after > policy.slower * before:
+        return True, f"{told}, {limit}; {alone}"
+    return False, f"{told}; {alone}: the machine is slow, not the model"

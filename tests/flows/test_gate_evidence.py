@@ -75,6 +75,15 @@ def test_a_first_model_has_the_base_rate_and_a_linear_model_to_beat(make_toy):
     assert rivals.best_auc is None
 
 
+def test_rows_whose_labels_may_still_come_are_not_judged(make_toy):
+    """What is known of the newest days is what ended soonest, and not like the rest."""
+    project = open_project(make_toy)
+    candidate, at = train(project), project.problem.decided_at
+    mature = TODAY - project.problem.horizon
+    assert (candidate.holdout[at] >= mature).any()
+    assert score_rivals(project, candidate, project.settings.home).rows[at].max() < mature
+
+
 def test_an_input_is_held_against_what_was_learned(make_toy, tmp_path):
     """Null shares, unseen categories, ranges, and what the column alone is worth."""
     project = open_project(make_toy)

@@ -10,7 +10,7 @@ import pytest
 
 from feature_repo.contract import Period
 from flows.features import build_features, materialize_period
-from flows.gate import answer_in_clean_process
+from flows.clean_process import answer_in_clean_process
 from flows.ingest import ingest_period
 from flows.package import write_package
 from flows.project import Project

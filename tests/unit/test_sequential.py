@@ -16,6 +16,12 @@ def test_few_days_decide_nothing(count):
     assert compare([-5.0 - i / 100 for i in range(count)], [100] * count).action == "go on"
 
 
+def test_a_day_that_is_no_number_decides_nothing():
+    """Nor may a watch call it good: no day counts."""
+    found = compare([*days(20, mean=-5), np.nan], [100] * 21)
+    assert (found.action, found.effective) == ("go on", 0.0)
+
+
 def test_a_giant_day_is_not_a_week():
     """Eight days, one of which has nearly all rows, are worth one."""
     verdict = compare(days(8, mean=-50), [1e6, *[10] * 7])

@@ -44,6 +44,20 @@ def test_each_breach_is_named_and_rolls_back():
         assert verdict.reasons[0].startswith(name), verdict.reasons
 
 
+def test_a_slow_machine_is_not_held_against_the_model():
+    """What a version takes of CPU alone tells who is slow; who cannot be asked alone is not believed."""
+    from dataclasses import replace
+
+    slow = replace(WELL, before_ms=25, after_ms=100)
+    busy = judge_watch(replace(slow, cpu_ms=(0.5, 0.6)), 14)
+    assert busy.action == "go on"
+    assert "the machine is slow, not the model" in " ".join(busy.reasons)
+    guilty = judge_watch(replace(slow, cpu_ms=(0.5, 40.0)), 14)
+    assert guilty.action == "roll back"
+    assert "alone it takes 40.00 ms of CPU" in guilty.reasons[0]
+    assert judge_watch(slow, 14).action == "roll back"
+
+
 def test_few_failures_are_no_breach():
     """Two of three may be chance; a bound is asked, not a share."""
     assert judge_watch(Watched(asked=3, answered=2, failed=1, days=0.1), 7).action == "go on"
