@@ -10,7 +10,7 @@ TIME_LIMIT = 120  # seconds for a clean process to load the version and answer
 
 
 def answer_in_clean_process(package: Path) -> tuple[float | None, str]:
-    """Run the version's self-test in a fresh interpreter; return (95th percentile in ms of CPU, complaint)."""
+    """Run a version's self-test in a fresh interpreter; return (95th percentile in ms of CPU, complaint)."""
     command = [sys.executable, "-m", "services.self_test", str(package)]
     try:
         done = subprocess.run(

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student
+from scipy import special
 
 from flows.policy.gate_check import Check
 from flows.policy.gate_inputs import InputColumn, Remade, check_alone, check_contract, check_remade
@@ -146,7 +145,8 @@ def resample_days(
     sums, sizes = np.bincount(block, difference), np.bincount(block)
     draws = np.random.default_rng(seed).integers(0, len(sums), (resamples, len(sums)))
     means = sums[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    tail = float(norm.cdf(np.sqrt(count / (count - 1)) * student.ppf((1 - level) / 2, count - 1)))
+    reach = np.sqrt(count / (count - 1)) * special.stdtrit(count - 1, (1 - level) / 2)
+    tail = float(special.ndtr(reach))
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(difference.mean()), float(low), float(high)
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from feature_repo.contract import Period
-from flows.features import build_features, materialize_period
 from flows.clean_process import answer_in_clean_process
+from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period
 from flows.package import write_package
 from flows.project import Project
