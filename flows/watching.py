@@ -26,7 +26,10 @@ from flows.release_state import Rollout
 from flows.served import parse_features
 
 REACH = timedelta(days=120)  # how far back of the data's time a release may have begun
-FAILURES = ("champion_failed", "champion_late", "champion_refused", "champion_unreachable")
+FAILURES = ("champion_failed", "champion_late", "champion_refused")
+# No model's doing: a full queue, and what MLflow did not hand out.
+ELSEWHERE = ("overloaded", "champion_unreachable", "no_champion")
+STARVED = "features_unavailable"
 BUCKET = re.compile(r'^perennial_predict_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 Days = tuple[list[float], list[float]]  # differences, sizes
 
@@ -61,11 +64,16 @@ def gather_days(project: Project, rollout: Rollout, until: datetime) -> Days:
 def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched:
     """Return what is known of a new champion since its promotion."""
     answers, version = _read_answers(project, rollout, until), str(rollout.version)
-    # Until every worker has followed, the one before goes on answering; a full queue is not a model's fault.
+    # Until every worker has followed, the one before goes on answering.
     before = (pl.col("served_by") == "champion") & (pl.col("model_version") == str(rollout.baseline))
     asked = answers.filter(
-        ~before, ~pl.col("served_by").is_in(["challenger"]), pl.col("reason") != "overloaded"
+        ~before, ~pl.col("served_by").is_in(["challenger"]), ~pl.col("reason").is_in(ELSEWHERE)
     )
+    # An empty store starves any model; one that asks for more than the one before may have brought it about.
+    starved = pl.col("reason") == STARVED
+    if len(asked.filter(starved)) and not _asks_for_more(project, rollout):
+        asked = asked.filter(~starved)
+    failed = asked.filter(pl.col("reason").is_in(FAILURES))
     mine = asked.filter(pl.col("served_by") == "champion", pl.col("model_version") == version)
     first = mine["requested_at"].min()
     days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
@@ -76,7 +84,9 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     return Watched(
         asked=len(asked),
         answered=len(mine),
-        failed=int(asked["reason"].is_in(FAILURES).sum()),
+        failed=len(failed),
+        failed_minutes=_count_minutes(failed),
+        lacking_minutes=_count_minutes(asked.join(mine, on="prediction_id", how="anti")),
         before_ms=before_ms,
         after_ms=after_ms,
         cpu_ms=_measure_alone(project, rollout) if is_slow(before_ms, after_ms) else None,
@@ -115,6 +125,24 @@ def _read_answers(project: Project, rollout: Rollout, until: datetime) -> pl.Dat
     )
     since = datetime.fromisoformat(rollout.since)
     return read.with_columns(*instants).filter(pl.col("received_at") >= since)
+
+
+def _count_minutes(answers: pl.DataFrame) -> int:
+    return answers["received_at"].dt.truncate("1m").n_unique()
+
+
+def _asks_for_more(project: Project, rollout: Rollout) -> bool:
+    """Return whether the version has inputs that the one before did not have; False if that is unknown."""
+    if rollout.baseline is None:
+        return False
+    try:
+        new, old = (
+            {f["name"] for f in json.loads((project.package(v) / "contract.json").read_text())["features"]}
+            for v in (rollout.version, rollout.baseline)
+        )
+    except (PerennialError, OSError, ValueError, KeyError):
+        return False
+    return not new <= old
 
 
 def _attach_outcomes(project: Project, answers: pl.DataFrame, until: datetime) -> pl.DataFrame:

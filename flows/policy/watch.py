@@ -20,6 +20,8 @@ class WatchPolicy:
 
     failed    share of requests that the champion was asked and could not answer
     coverage  share of answers that it must have given itself
+    least, minutes  things asked, and distinct minutes in which it went wrong: fewer are no breach of a share,
+                    for things asked together, or behind one request that hangs, fail together
     slow_ms, slower  95th percentile of an answer, and how many times the one before; both must be passed,
                      and the model alone must take so many times the CPU: a busy machine is no breach
     alpha     shares are judged by a one-sided bound at this level (Clopper and Pearson, 1934)
@@ -27,6 +29,8 @@ class WatchPolicy:
 
     failed: float = 0.01
     coverage: float = 0.95
+    least: int = 100
+    minutes: int = 3
     slow_ms: float = 50.0
     slower: float = 2.0
     alpha: float = 0.001
@@ -37,6 +41,7 @@ class Watched:
     """What was seen since the promotion.
 
     asked, answered, failed  things asked, answered by the new champion, and not for a failure of its own
+    failed_minutes, lacking_minutes  distinct minutes with one that failed, and with one it did not answer
     before_ms, after_ms      95th percentile of an answer; None where it could not be measured
     cpu_ms                   the same of either version alone, of CPU; None where it was not measured
     differences, sizes       by day whose labels are whole: log loss less that of the version before; rows
@@ -46,6 +51,8 @@ class Watched:
     asked: int = 0
     answered: int = 0
     failed: int = 0
+    failed_minutes: int = 0
+    lacking_minutes: int = 0
     before_ms: float | None = None
     after_ms: float | None = None
     cpu_ms: tuple[float, float] | None = None
@@ -104,13 +111,22 @@ def _judge_quality(seen: Watched, comparison: Comparison, bake: float) -> tuple[
 
 def _find_breaches(seen: Watched, policy: WatchPolicy) -> list[str]:
     found = []
-    if bound_share(seen.failed, seen.asked, policy.alpha) > policy.failed:
-        found.append(f"errors: it failed on {seen.failed} of {seen.asked}, {policy.failed:.0%} allowed")
+    if _is_above(seen.failed, seen.failed_minutes, policy.failed, seen, policy):
+        minutes = f"in {seen.failed_minutes} minutes"
+        found.append(
+            f"errors: it failed on {seen.failed} of {seen.asked} {minutes}, {policy.failed:.0%} allowed"
+        )
     lacking = seen.asked - seen.answered
-    if bound_share(lacking, seen.asked, policy.alpha) > 1 - policy.coverage:
+    if _is_above(lacking, seen.lacking_minutes, 1 - policy.coverage, seen, policy):
         wanted = f"{policy.coverage:.0%} wanted"
         found.append(f"coverage: it answered {seen.answered} of {seen.asked}, {wanted}")
     return found
+
+
+def _is_above(count: int, minutes: int, allowed: float, seen: Watched, policy: WatchPolicy) -> bool:
+    """Return whether a share is surely above what is allowed, over enough things and in enough minutes."""
+    enough = seen.asked >= policy.least and minutes >= policy.minutes
+    return enough and bound_share(count, seen.asked, policy.alpha) > allowed
 
 
 def _judge_latency(seen: Watched, policy: WatchPolicy) -> tuple[bool, str]:

@@ -1,6 +1,7 @@
 """Looks at a release: what they decide, what they do, and that they never override a person."""
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,6 +13,7 @@ from feature_repo.contract import Period
 from flows.label import LABEL_SCHEMA, TABLE
 from flows.release import promote_version, reconcile_previous
 from flows.rollout import challenge, look, release_passed
+from flows.watching import STARVED
 from services.journal import Prediction, ShadowScore, format_instant
 from services.routing import TERMS, parse_terms
 from tests import toy
@@ -42,8 +44,13 @@ def project(make_toy, packages, monkeypatch):
     return made
 
 
-def live(project, days, score, served_by="champion", version=1, reason="ok", other=None, first=0):
-    """Journal `PER_DAY` answers a day, label them, and journal the challenger's scores if there are any."""
+def live(
+    project, days, score, served_by="champion", version=1, reason="ok", other=None, first=0, minutes=PER_DAY
+):
+    """Journal `PER_DAY` answers a day, label them, and journal the challenger's scores if there are any.
+
+    They are received in that many minutes from now on.
+    """
     rng = np.random.default_rng(first)
     answers, labels, shadows = [], [], []
     features = json.dumps({"shop": "north", "amount": 5.0, "hour": 12.0, "shop_returned_1d": 5.0})
@@ -53,7 +60,7 @@ def live(project, days, score, served_by="champion", version=1, reason="ok", oth
             outcome = float(rng.random() < 0.5)
             name = f"{served_by}-{version}-{reason}-{day}-{i}"
             p = abs(1 - outcome - score) if score is not None else 0.5  # how sure of what came
-            now = format_instant(datetime.now(UTC) + timedelta(seconds=1))
+            now = format_instant(datetime.now(UTC) + timedelta(seconds=1, minutes=i % minutes))
             told = (str(version), served_by, reason, p, features, "[]", "{}")
             answers.append(Prediction(name, name, format_instant(at), now, *told))
             row = (name, name, at, at + timedelta(days=3), p, outcome, "settled", str(version), served_by)
@@ -145,6 +152,43 @@ def test_a_breach_in_the_bake_time_is_rolled_back(project):
     assert found.reasons[0].startswith("errors")
     assert project.registry.named["champion"] == 1
     assert look(project, until(1)) is None
+
+
+def lack(project, reason, minutes=PER_DAY):
+    """Journal three days: of each, half the answers by the new champion, half by the rule, and look."""
+    live(project, 3, 0.6, version=2)
+    live(project, 3, None, served_by="rule", version=2, reason=reason, minutes=minutes)
+    return look(project, until(0) + timedelta(days=1))
+
+
+def test_failures_of_one_minute_roll_nothing_back(project):
+    """One group that hung is one failure, however many rows it had."""
+    release_passed(project, 2, "newer labels")
+    found = lack(project, "champion_late", minutes=1)
+    assert found.action == "go on", found.reasons
+    assert "120 of 240 things answered by it, 120 failed" in found.reasons
+
+
+@pytest.mark.parametrize("reason", ["champion_unreachable", "no_champion", "overloaded", STARVED])
+def test_what_no_model_did_rolls_nothing_back(project, reason):
+    """MLflow, the queue and the store fail for any version; they have alerts of their own."""
+    release_passed(project, 2, "newer labels")
+    found = lack(project, reason)
+    assert found.action == "go on", found.reasons
+    assert "120 of 120 things answered by it, 0 failed" in found.reasons
+
+
+def test_a_version_that_asks_for_more_answers_for_what_is_missing(project, tmp_path):
+    """The version before had its inputs: that the store lacks those of this one came with it."""
+    release_passed(project, 2, "newer labels")
+    registry = project.registry
+    fewer = registry.packages[1] = shutil.copytree(registry.packages[1], tmp_path / "fewer")
+    contract = json.loads((fewer / "contract.json").read_text())
+    contract["features"] = contract["features"][:-1]
+    (fewer / "contract.json").write_text(json.dumps(contract))
+    found = lack(project, STARVED)
+    assert found.action == "roll back"
+    assert found.reasons[0].startswith("coverage")
 
 
 def test_a_champion_worse_than_the_one_before_is_rolled_back_for_quality(project):

@@ -1,5 +1,7 @@
 """The watch: what breaks is rolled back, and what could not be judged is not called good."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from flows.policy.watch import Watched, judge_watch
@@ -30,12 +32,10 @@ def test_a_watch_shorter_than_the_labels_wait_says_so():
 
 def test_each_breach_is_named_and_rolls_back():
     """Quality, errors, coverage and latency: any of them is enough."""
-    from dataclasses import replace
-
     broken = {
         "quality": replace(WELL, differences=0.1 + NOISE, sizes=[100] * 12),
-        "errors": replace(WELL, failed=200),
-        "coverage": replace(WELL, answered=4_000),
+        "errors": replace(WELL, failed=200, failed_minutes=3),
+        "coverage": replace(WELL, answered=4_000, lacking_minutes=3),
         "latency": replace(WELL, after_ms=80),
     }
     for name, seen in broken.items():
@@ -46,8 +46,6 @@ def test_each_breach_is_named_and_rolls_back():
 
 def test_a_slow_machine_is_not_held_against_the_model():
     """What a version takes of CPU alone tells who is slow; who cannot be asked alone is not believed."""
-    from dataclasses import replace
-
     slow = replace(WELL, before_ms=25, after_ms=100)
     busy = judge_watch(replace(slow, cpu_ms=(0.5, 0.6)), 14)
     assert busy.action == "go on"
@@ -59,8 +57,24 @@ def test_a_slow_machine_is_not_held_against_the_model():
 
 
 def test_few_failures_are_no_breach():
-    """Two of three may be chance; a bound is asked, not a share."""
-    assert judge_watch(Watched(asked=3, answered=2, failed=1, days=0.1), 7).action == "go on"
+    """Two of 100 may be chance; a bound is asked, not a share."""
+    seen = Watched(asked=100, answered=97, failed=3, failed_minutes=3, lacking_minutes=3, days=0.1)
+    assert judge_watch(seen, 7).action == "go on"
+
+
+def test_few_things_are_no_evidence_though_all_of_them_fail():
+    """Shares are judged from 100 things on."""
+    seen = Watched(asked=99, answered=0, failed=99, failed_minutes=30, lacking_minutes=30, days=0.1)
+    assert judge_watch(seen, 7).action == "go on"
+    assert judge_watch(replace(seen, asked=100), 7).action == "roll back"
+
+
+def test_what_fails_together_is_no_breach():
+    """A group that hung or a single bad minute fails at once: it takes three minutes with a failure each."""
+    hung = replace(WELL, answered=4_000, failed=990, failed_minutes=2, lacking_minutes=2)
+    assert judge_watch(hung, 14).action == "go on"
+    again = judge_watch(replace(hung, failed_minutes=3, lacking_minutes=3), 14)
+    assert [reason.partition(":")[0] for reason in again.reasons] == ["errors", "coverage"]
 
 
 def test_who_cannot_be_compared_is_not_judged():
