@@ -2,8 +2,10 @@
 
 Outcomes of one thing are put in the order of the instant at which each was known; at one instant those
 of the source come after those of clients, and then their content decides. The source's word holds
-against a client's, a later word against an earlier one of the same side. Nothing else enters: neither
-when an outcome was delivered, nor in which batch, nor how often the batch was run.
+against a client's, a later word against an earlier one of the same side. When a thing became known is for
+the source to say, if it says anything: what clients say of it before the newest prediction that the source
+calls timely holds for nothing. Nothing else enters: neither when an outcome was delivered, nor in which
+batch, nor how often the batch was run.
 """
 
 from dataclasses import dataclass
@@ -91,9 +93,9 @@ def resolve(asked: pl.DataFrame, told: pl.DataFrame, horizon: timedelta) -> Reso
     on, and those that the outcomes name; rows of other things, and older ones, change nothing.
     """
     ordered = _put_in_order(told)
-    turns = _find_turns(ordered)
     pairs = _pair(asked, ordered, horizon)
     timely = pairs.filter(pl.col("requested_at") <= pl.col("first_known"))
+    turns = _find_turns(ordered, timely)
     labels = _choose_predictions(turns, timely)
     final = turns.group_by("thing", maintain_order=True).last()
     counted = pairs.group_by("thing").agg(
@@ -112,23 +114,33 @@ def _put_in_order(told: pl.DataFrame) -> pl.DataFrame:
     return ordered.with_columns(value=pl.col("outcome").fill_null(-1.0))
 
 
-def _find_turns(ordered: pl.DataFrame) -> pl.DataFrame:
+def _find_turns(ordered: pl.DataFrame, timely: pl.DataFrame) -> pl.DataFrame:
     """Return the rows at which what holds of a thing became another value, in order."""
     by_source = pl.col("via") == SOURCE
     heard = by_source.cast(pl.Int8).cum_max().over("thing") > 0
-    holding = ordered.filter(by_source | ~heard)
+    newest = timely.group_by("thing").agg(newest=pl.col("requested_at").max())
+    told = ordered.join(newest, on="thing", how="left", maintain_order="left")
+    # Only a client's word can be that early, and only if the source has one too.
+    early = (pl.col("known_at") < pl.col("newest")).fill_null(value=False)
+    holding = told.filter((by_source | ~heard) & ~early).drop("newest")
     holding = holding.group_by("thing", "known_at", maintain_order=True).last()
     before = pl.col("value").shift().over("thing")
     return holding.filter(before.is_null() | (before != pl.col("value")))
 
 
 def _pair(asked: pl.DataFrame, ordered: pl.DataFrame, horizon: timedelta) -> pl.DataFrame:
-    """Return each thing's predictions within reach of its first outcome, and those that are named."""
-    first = ordered.group_by("thing").agg(first_known=pl.col("known_at").min())
+    """Return each thing's predictions within reach of its first outcome, and those that are named.
+
+    `first_known` is the instant of the source's first word, of the clients' if it says nothing.
+    """
+    official = pl.col("known_at").filter(pl.col("via") == SOURCE).min()
+    first = ordered.group_by("thing").agg(
+        first_told=pl.col("known_at").min(), first_known=pl.coalesce(official, pl.col("known_at").min())
+    )
     named = ordered.select(pl.col("prediction_id").drop_nulls().unique()).to_series().implode()
     pairs = first.join(asked.rename({"entity": "thing"}), on="thing")
-    near = pl.col("requested_at") >= pl.col("first_known") - REACH * horizon
-    return pairs.filter(near | pl.col("prediction_id").is_in(named))
+    near = pl.col("requested_at") >= pl.col("first_told") - REACH * horizon
+    return pairs.filter(near | pl.col("prediction_id").is_in(named)).drop("first_told")
 
 
 def _choose_predictions(turns: pl.DataFrame, timely: pl.DataFrame) -> pl.DataFrame:

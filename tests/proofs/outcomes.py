@@ -1,7 +1,8 @@
 """100,000 outcomes told in any order, in any batches, give the labels, fates and quality of those in order.
 
 Through the real journal and the real lake. What comes out is held against a plain loop that follows the
-rule of flows/outcomes.py word for word, so that equal does not mean equally wrong.
+rule of flows/outcomes.py word for word, and against what was made up: whatever clients say, with whatever
+clock, what the source tells of was asked about before it happened or was not. So equal is not equally wrong.
 """
 
 import dataclasses
@@ -100,13 +101,17 @@ def measure() -> Iterator[dict[str, Any]]:
     )
     name = "outcomes: fates and labels other than a plain loop over the rule gives"
     yield figure(name, wrong, "0", wrong == 0, labels=len(labels))
+    right = label_truly(told)
+    wrong = sum(mine.get(thing, ("", -1.0))[1] != late for thing, late in right.items())
+    name = "outcomes: things of the source, asked about in time, without what truly came as their label"
+    yield figure(name, wrong, "0", wrong == 0, things=len(right))
 
 
 def make_up(rng: random.Random) -> Told:
-    """Make up predictions and what is told of them: late, twice, otherwise, of nobody, too early."""
+    """Make up predictions and what is told of them: late, twice, otherwise, of nobody, by an early clock."""
     predictions, sure, landed = [], [], []
     for number in range(THINGS):
-        asked = START + timedelta(seconds=rng.randrange(DAYS * 86_400))
+        asked = START + timedelta(seconds=rng.randrange(DAYS * 86_400 - 60))  # again within a minute
         score = rng.random()
         # One in forty is only asked about when it is all over.
         known = asked - timedelta(hours=1) if number % 40 == 0 else asked + _wait(rng)
@@ -120,7 +125,10 @@ def make_up(rng: random.Random) -> Told:
     while len(outcomes) < TOLD:
         number, known, late = sure[rng.randrange(THINGS)]
         kind = rng.random()
-        if kind < 0.25:  # of a thing that nobody asked about
+        if kind < 0.05:  # by a clock that is up to 20 hours early
+            early = known - rng.random() * timedelta(hours=20)
+            outcomes.append(_tell(rng, number, early, rng.choice((late, 1 - late))))
+        elif kind < 0.25:  # of a thing that nobody asked about
             outcomes.append(_tell(rng, THINGS + rng.randrange(THINGS), known, late))
         elif kind < 0.6:
             outcomes.append(_tell(rng, number, known + rng.random() * timedelta(hours=9), 1 - late))
@@ -188,14 +196,15 @@ def judge_plainly(told: Told) -> tuple[Counter[str], dict[str, tuple[str, float]
     labels = {}
     for thing, said in things.items():
         said.sort()
-        held, place = _hold(said)
+        by_source = [known for known, source, _, _ in said if source]
+        first = by_source[0] if by_source else said[0][0]
+        named = {m for _, _, _, m in said}
+        near = [a for a in asked[thing] if a[0] >= said[0][0] - REACH * HORIZON or a[2] in named]
+        timely = [a for a in near if a[0] <= first]
+        held, place = _hold(said, max((a[0] for a in timely), default=said[0][0]))
         value, known, meant = held
         fates["duplicate"] += sum(v == value for i, (_, _, v, _) in enumerate(said) if i != place)
         fates["conflict"] += sum(v != value for _, _, v, _ in said)
-        first = said[0][0]
-        named = {m for _, _, _, m in said}
-        near = [a for a in asked[thing] if a[0] >= first - REACH * HORIZON or a[2] in named]
-        timely = [a for a in near if a[0] <= first]
         if not timely:
             fates["hindsight" if near else "orphan"] += 1
             continue
@@ -209,13 +218,24 @@ def judge_plainly(told: Told) -> tuple[Counter[str], dict[str, tuple[str, float]
     return fates, labels
 
 
-def _hold(said: list[tuple[datetime, int, float, str]]) -> tuple[tuple[float, datetime, str], int]:
-    """Return what holds of a thing, and the place of the outcome that made it hold."""
+def label_truly(told: Told) -> dict[str, float]:
+    """Return what came, by thing, of those that the source tells of and that were asked about before."""
+    first: dict[str, datetime] = {}
+    for p in told.predictions:  # oldest first
+        first.setdefault(p.entity, datetime.fromisoformat(p.requested_at))
+    came = told.landed.select("flight_id", "known_at", "late").rows()
+    return {thing: late for thing, known, late in came if first[thing] <= known}
+
+
+def _hold(
+    said: list[tuple[datetime, int, float, str]], since: datetime
+) -> tuple[tuple[float, datetime, str], int]:
+    """Return what holds of a thing since it could, and the place of the outcome that made it hold."""
     held: list[tuple[float, datetime, str, int]] = []
     official = False
     for place, (known, by_source, value, meant) in enumerate(said):
         official = official or bool(by_source)
-        if by_source or not official:
+        if known >= since and (by_source or not official):
             if held and held[-1][1] == known:
                 held.pop()
             held.append((value, known, meant, place))

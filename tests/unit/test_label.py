@@ -184,6 +184,25 @@ def test_the_source_holds_against_a_client_however_late_the_client_says_otherwis
     assert joined.history["outcome"].to_list() == [0.0, 1.0]
 
 
+@pytest.mark.parametrize(("early", "fate"), [(0.0, "conflict"), (1.0, "duplicate")])
+def test_a_client_whose_clock_is_early_takes_no_label_away(early, fate):
+    """When it became known is the source's to say: the label is the source's, known when it says so."""
+    outcomes = [told("a", early, NOON - HOUR), told("a", 1.0, NOON + 4 * HOUR, via="source")]
+    joined = join([asked("a")], outcomes)
+    assert joined.history.select("outcome", "known_at").rows() == [(1.0, NOON + 4 * HOUR)]
+    assert joined.fates == [fate, "accepted"]
+    assert joined.counts.hindsight == 0
+
+
+def test_a_source_that_is_later_than_its_reach_keeps_what_a_client_told_in_time():
+    """The client's word found the prediction; that the source says the same much later takes nothing away."""
+    late = NOON + 5 * HORIZON
+    outcomes = [told("a", 1.0, NOON + 4 * HOUR), told("a", 1.0, late, via="source")]
+    joined = join([asked("a")], outcomes)
+    assert joined.labels["known_at"].to_list() == [NOON + 4 * HOUR]
+    assert joined.fates == ["accepted", "duplicate"]
+
+
 def test_what_goes_back_and_forth_holds_from_its_last_turn():
     """An outcome withdrawn and told again is known since it was told again."""
     outcomes = [told("a", v, NOON + h * HOUR) for v, h in ((1.0, 3), (0.0, 4), (1.0, 5), (1.0, 6))]
