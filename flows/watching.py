@@ -31,6 +31,8 @@ FAILURES = ("champion_failed", "champion_late", "champion_refused")
 ELSEWHERE = ("overloaded", "champion_unreachable", "no_champion")
 STARVED = "features_unavailable"
 BUCKET = re.compile(r'^perennial_predict_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+START = re.compile(r"^perennial_start_timestamp_seconds (\S+)$", re.MULTILINE)
+STARTED = "started"  # when the counting began, beside the counts
 Days = tuple[list[float], list[float]]  # differences, sizes
 
 
@@ -99,14 +101,27 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
 
 
 def read_latency(settings: Settings) -> dict[str, float]:
-    """Return how many answers took at most so many seconds, by limit; empty if the service is silent."""
+    """Return how many answers took at most so many seconds, by limit, and STARTED; empty if it is silent.
+
+    They are of the one service that is asked: a balancer refuses to answer for its replicas.
+    """
     text = (fetch(f"{settings.service_url}/metrics", 2.0) or b"").decode()
-    return {limit: float(count) for limit, count in BUCKET.findall(text)}
+    counts = {limit: float(count) for limit, count in BUCKET.findall(text)}
+    started = START.search(text)
+    return {**counts, STARTED: float(started[1])} if started else counts
 
 
 def find_p95(now: dict[str, float], before: dict[str, float]) -> float | None:
-    """Return the 95th percentile, in ms, of what was answered in between; None if that is unknown."""
-    counts = {limit: count - before.get(limit, 0.0) for limit, count in now.items()}
+    """Return the 95th percentile, in ms, of what was answered in between; None if that is unknown.
+
+    A service that started since then counts anew. Counts kept without a start are taken for the same one's.
+    """
+    anew = STARTED in before and before[STARTED] != now.get(STARTED)
+    counts = {
+        limit: count - (0.0 if anew else before.get(limit, 0.0))
+        for limit, count in now.items()
+        if limit != STARTED
+    }
     total = counts.get("+Inf", 0.0)
     if total < 100 or min(counts.values()) < 0:  # too few, or a service that began to count anew
         return None

@@ -110,6 +110,10 @@ class Metrics:
         self.build = Gauge("perennial_build_info", "1; what runs.", labels, **highest)
         self.serving = Gauge("perennial_serving_workers", "Workers by version.", ("role", "version"), **live)
         self.registry_up = Gauge("perennial_registry_up_workers", "Workers that reach the registry.", **live)
+        told = "When the first of the workers that count together started: counts began then."
+        # Not of live workers alone: what a dead one counted is still there, and so is its start.
+        started = Gauge("perennial_start_timestamp_seconds", told, multiprocess_mode="min", **into)
+        started.set_to_current_time()  # at once: the lowest would be 0 until then
 
     def render(self) -> tuple[bytes, str]:
         """Return all workers' metrics as Prometheus reads them, and the type of that text."""

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,6 +132,10 @@ def test_counts_are_right_over_workers_and_after_one_was_killed(workers: Workers
     assert left["perennial_waiting_rows", ()] == 3
     assert left["perennial_journal_waiting_seconds", ()] == 0.5
     assert left["perennial_serving_workers", ("champion", "7")] == 1
+    workers.start(0.5)
+    # What the dead one counted is still there, so the counting began when it did.
+    started = "perennial_start_timestamp_seconds", ()
+    assert 0 < both[started] == left[started] == workers.ask()[started] < time.time()
 
 
 def test_names_follow_the_conventions_and_every_metric_says_what_it_is() -> None:
