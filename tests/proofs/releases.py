@@ -3,7 +3,8 @@
 A release is 60 days beside the champion, then 14 days of watch: promoted at any look, or rolled back at any
 look, is wrong. Days are Gaussian of one size and of sizes that differ as 1 to 20, of a share that grows, and
 real: two models of the bundled flights, each fitted on a random half of the same two months, and each day's
-difference of their log loss over the ten months after; drawn with replacement, thinned at random.
+difference of their log loss over the ten months after; drawn with replacement by blocks of consecutive
+days, which keep what a day has of the day before; thinned at random.
 """
 
 import sys
@@ -24,6 +25,7 @@ from flows.policy.watch import QUALITY
 Floats = NDArray[np.float64]
 Figure = dict[str, Any]
 RELEASES, BESIDE, WATCH, RUNS, LONGEST = 1_000, SequentialPolicy().max_days, 14, 2_000, 450
+BLOCK = 5  # consecutive days drawn together
 EFFECTS = (0.25, 0.35, 0.5, 0.7, 1.0)  # in standard deviations of a day
 POWERS, ASKED = (0.8, 0.9, 0.95), 0.9
 
@@ -57,7 +59,7 @@ def draw_equal(rng: np.random.Generator, pool: Days) -> dict[str, Days]:
     shape = (RELEASES, BESIDE + WATCH)
     normal, like = rng.normal(0, 1, shape), np.ones(shape)
     unlike, grown = np.exp(rng.normal(0, 0.8, shape)), np.exp(np.linspace(0, 3, shape[1])) * like
-    drawn = rng.integers(0, pool.sizes.shape[1], shape)
+    drawn = draw_blocks(rng, pool.sizes.shape[1], shape)
     real, rows = pool.differences[0][drawn], pool.sizes[0][drawn]
     thinned = rows * rng.uniform(0.05, 1, shape)
     return {
@@ -68,6 +70,13 @@ def draw_equal(rng: np.random.Generator, pool: Days) -> dict[str, Days]:
         "real days": Days(real, rows),
         "real days, thinned at random": Days(real, thinned),
     }
+
+
+def draw_blocks(rng: np.random.Generator, days: int, shape: tuple[int, int]) -> NDArray[np.int64]:
+    """Return places of days by blocks of BLOCK that follow each other; after the last day comes the first."""
+    starts = rng.integers(0, days, (shape[0], -(-shape[1] // BLOCK)))
+    places = (starts[:, :, None] + np.arange(BLOCK)) % days
+    return places.reshape(shape[0], -1)[:, : shape[1]]
 
 
 def find_ends(days: Days, policy: SequentialPolicy, *, better: bool) -> Floats:
