@@ -21,6 +21,7 @@ class Tally:
     served: Counter[str] = field(default_factory=Counter)
     versions: Counter[str] = field(default_factory=Counter)
     ids: list[str] = field(default_factory=list)
+    heard: list[tuple[float, str]] = field(default_factory=list)  # when which version answered as champion
     slowest: float = 0.0  # seconds
 
     @property
@@ -93,6 +94,8 @@ class Load:
                 self._tally.served[told["served_by"]] += 1
                 self._tally.versions[str(told["model_version"])] += 1
                 self._tally.ids.append(told["prediction_id"])
+                if told["served_by"] == "champion":
+                    self._tally.heard.append((time.time(), str(told["model_version"])))
 
 
 @contextmanager
