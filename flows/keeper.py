@@ -41,7 +41,7 @@ class Keeper:
             # As it was before: a click that came while we reconciled is seen the next time.
             self._known, self._trouble = named, ""
             return True
-        except (Exception, PanicException) as error:  # noqa: BLE001 - logged: the thread must go on
+        except (Exception, PanicException) as error:  # the thread must go on
             if self._is_new(str(error)):
                 log.exception("aliases are not followed")
             return False
@@ -55,7 +55,7 @@ class Keeper:
             found = look(self._project, landed_until(self._project))
             if found and found.action != "go on":
                 log.warning("rollout of version %s: %s", found.rollout.version, found.action)
-        except (Exception, PanicException) as error:  # noqa: BLE001 - logged, as in `tend`
+        except (Exception, PanicException) as error:
             if self._is_new(str(error)):
                 log.exception("no look at the rollout")
 

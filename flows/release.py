@@ -71,18 +71,20 @@ def settle_rollouts(project: Project) -> None:
 
 def _settle(project: Project, rollout: Rollout, champion: int | None, challenger: int | None) -> None:
     state, serves = project.releases, rollout.version == champion
+    last = [move for move in state.moves() if move.alias == "champion"][-1:]
+    ours = bool(last) and last[0].rollout == rollout.id
     if rollout.state == RELEASING and not serves:
         state.end(rollout, "stopped", ["it did not become the champion"])
     elif rollout.state == RELEASING and rollout.baseline in {None, champion}:
         state.end(rollout, "kept", ["nothing served before that it could be rolled back to"])
     elif rollout.state == RELEASING:
         state.change(rollout, state=WATCHED)
+    elif rollout.state == WATCHED and not serves:
+        state.end(rollout, "rolled back" if ours else "overridden", [move.reason for move in last])
+    elif rollout.state == BESIDE and rollout.baseline != champion and not (serves and ours):
+        override(project, rollout, f"version {champion or 'none'} became the champion")
     elif rollout.state == BESIDE and not serves and rollout.version != challenger:
         state.end(rollout, "stopped", ["it stands beside the champion no more"])
-    elif rollout.state == WATCHED and not serves:
-        last = [move for move in state.moves() if move.alias == "champion"][-1:]
-        ended = "rolled back" if last and last[0].rollout == rollout.id else "overridden"
-        state.end(rollout, ended, [move.reason for move in last])
 
 
 def end_rollout(project: Project, why: str) -> None:
@@ -137,15 +139,16 @@ def make_champion(
     if before == version:
         return Move(before, version, "it is the champion already")
     move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
-    # Only now: had the move failed, what was under way would have to go on.
-    if current and current.id != rollout:
-        end_rollout(project, f"{who} made version {version} the champion: {reason}")
-    if registry.aliases().get("challenger") == version:
-        withdraw(project, version, "it is the champion now", who, rollout)
     try:
+        registry.write_tag(SEEN, str(version))
+        # Only now: had the move failed, what was under way would have to go on.
+        if current and current.id != rollout:
+            end_rollout(project, f"{who} made version {version} the champion: {reason}")
+        if registry.aliases().get("challenger") == version:
+            withdraw(project, version, "it is the champion now", who, rollout)
         registry.tag(version, "perennial.promoted", reason)
     except PerennialError as error:
-        log.warning("version %s serves; MLflow does not say why: %s", version, error)
+        log.warning("version %s serves; the next command does what is left to do: %s", version, error)
     return Move(before, version, reason)
 
 
@@ -168,7 +171,6 @@ def move_champion(
         registry.set_alias("previous", before)
     registry.set_alias("champion", after)
     state.finish(move, time.monotonic() - began)
-    registry.write_tag(SEEN, str(after))
 
 
 def withdraw(project: Project, version: int, reason: str, who: str, rollout: int | None) -> None:
@@ -209,10 +211,7 @@ def _go_back(
     with project.releases.hold():
         _reconcile(project)
         who = who or name_caller()
-        move = make_champion(project, version, reason, by_hand=by_hand, who=who, rollout=rollout)
-        if move.before is not None and project.registry.aliases().get("challenger") == move.before:
-            withdraw(project, move.before, reason, who, rollout)
-        return move
+        return make_champion(project, version, reason, by_hand=by_hand, who=who, rollout=rollout)
 
 
 def _find_way_back(project: Project, champion: int | None, previous: int | None) -> int | None:

@@ -50,9 +50,6 @@ def release_passed(
     champion = project.registry.aliases().get("champion")
     if stage != "full" and champion is not None and champion != version:
         return challenge(project, version, reason, stage=stage, by_hand=False)
-    known = _resume(project, project.releases.current())
-    if known and (known.version, known.state) == (version, WATCHED):
-        return known
     terms = read_terms(project, version)
     return promote_and_watch(project, version, reason, terms=terms)
 
@@ -60,12 +57,15 @@ def release_passed(
 def promote_and_watch(
     project: Project, version: int, reason: str, *, terms: Terms, rollout: Rollout | None = None
 ) -> Rollout:
-    """Make a version the champion and watch it for its bake time.
+    """Make a version the champion and watch it for its bake time. Safe to repeat.
 
     Raises GateClosed if what serves, or what is under way, became another one meanwhile.
     """
     state = project.releases
     reconcile_previous(project)
+    known = _resume(project, state.current())
+    if known and (known.version, known.state) == (version, WATCHED):
+        return known
     seen = _see(project)
     told = {**asdict(terms), "from": read_data_time(project)}
     try:
@@ -181,7 +181,7 @@ def look(project: Project, until: datetime) -> Looked | None:
     seen serve before, which is watched whoever made it the champion.
     """
     reconcile_previous(project)
-    rollout = _resume(project, project.releases.current()) or watch_moved(project) or judge_clicked(project)
+    rollout = _resume(project, project.releases.current()) or judge_clicked(project) or watch_moved(project)
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
@@ -260,6 +260,9 @@ def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[
         if why := _find_failure(project, rollout, until):
             return "stop", (why,)
         found = compare(*gather_days(project, rollout, until), CHALLENGE)
+        gate = project.registry.read_version_tag(rollout.version, "perennial.gate")
+        if found.action == "promote" and gate != "passed":  # a person set it beside
+            return "stop", ("the gate did not pass it: surely better; promote it by hand", *found.reasons)
         if found.action == "go on" and (late := _find_lateness(project, rollout, until)):
             return "stop", (late, *found.reasons)
         return found.action, found.reasons
@@ -294,9 +297,6 @@ def read_data_time(project: Project) -> str:
 
 def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
     state, why = project.releases, "; ".join(reasons)
-    verdict = project.registry.read_version_tag(rollout.version, "perennial.gate")
-    if action == "promote" and verdict != "passed":  # a person set it beside; only a person may go on
-        action, reasons = "stop", (*reasons, "the gate did not pass it: surely better; promote it by hand")
     if action == "promote":
         terms = read_terms(project, rollout.version, rollout.terms)
         return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
