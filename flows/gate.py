@@ -16,6 +16,8 @@ from flows.policy.gate import Evidence, GateVerdict, judge
 from flows.project import Project
 from flows.train import Candidate
 
+MET = "perennial.gate_champion"  # tag of a version: the champion that the gate held it against, or "none"
+
 
 def judge_candidate(project: Project, candidate: Candidate) -> GateVerdict:
     """Judge the candidate on rows that neither it nor its rival was fitted on, and tag the version."""
@@ -39,7 +41,7 @@ def judge_candidate(project: Project, candidate: Candidate) -> GateVerdict:
         best_auc=rivals.best_auc,
     )
     verdict = judge(evidence)
-    _record(project, candidate, verdict)
+    _record(project, candidate, verdict, rivals.met)
     return verdict
 
 
@@ -54,7 +56,7 @@ def describe_verdict(version: int, verdict: GateVerdict) -> str:
     return "\n".join(lines)
 
 
-def _record(project: Project, candidate: Candidate, verdict: GateVerdict) -> None:
+def _record(project: Project, candidate: Candidate, verdict: GateVerdict, met: int | None) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(project.settings.mlflow_url)
@@ -63,6 +65,8 @@ def _record(project: Project, candidate: Candidate, verdict: GateVerdict) -> Non
         {"name": c.name, "passed": c.passed, "got": c.got, "expected": c.expected} for c in verdict.checks
     ]
     client.log_dict(candidate.run_id, {"passed": verdict.passed, "checks": checks}, "gate.json")
+    # Before the verdict: one that stands without it could be used against another champion.
+    project.registry.tag(candidate.version, MET, str(met or "none"))
     project.registry.tag(candidate.version, "perennial.gate", "passed" if verdict.passed else "rejected")
     project.registry.tag(candidate.version, "perennial.gate_reasons", "; ".join(verdict.reasons)[:4000])
 

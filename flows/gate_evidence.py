@@ -38,6 +38,7 @@ class Rivals:
     scores: Mapping[str, Any]
     champion: Mapping[str, Any] | None = None  # its contract
     best_auc: float | None = None
+    met: int | None = None  # the champion's version
 
 
 def score_rivals(project: Project, candidate: Candidate, folder: Path) -> Rivals:
@@ -59,7 +60,7 @@ def score_rivals(project: Project, candidate: Candidate, folder: Path) -> Rivals
     learned = datetime.fromisoformat(package.contract["trained_until"])
     rows = rows.filter(pl.col(problem.decided_at) > learned)
     if not len(rows):
-        return Rivals(rows, {}, package.contract)
+        return Rivals(rows, {}, package.contract, met=champion)
     inputs = tuple(Feature(f["name"], f["kind"], f["source"]) for f in package.contract["features"])
     taken = replace(problem, features=inputs, feature_service=package.contract["feature_service"])
     known = _add_lacking(project, rows, taken, candidate.training.snapshot)
@@ -69,7 +70,7 @@ def score_rivals(project: Project, candidate: Candidate, folder: Path) -> Rivals
     known_aucs = [one for one in (auc, learned_auc) if one is not None and math.isfinite(one)]
     best = max(known_aucs, default=None)
     plain = _score_plain(problem, candidate.fitted, rows)
-    return Rivals(rows, {"champion": scores, **plain}, package.contract, best)
+    return Rivals(rows, {"champion": scores, **plain}, package.contract, best, champion)
 
 
 def describe_inputs(

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from feature_repo.errors import PerennialError
+from polars.exceptions import PanicException
+
 from flows.project import Project
 from flows.release import reconcile_previous
 from services.registry_reader import RegistryReader
@@ -40,27 +41,27 @@ class Keeper:
             # As it was before: a click that came while we reconciled is seen the next time.
             self._known, self._trouble = named, ""
             return True
-        except (PerennialError, OSError, ValueError) as error:
-            self._note(str(error))
+        except (Exception, PanicException) as error:  # the thread must go on
+            if self._is_new(str(error)):
+                log.exception("aliases are not followed")
             return False
 
     def look(self) -> None:
-        """Look at the rollout under way, if there is one."""
+        """Look at the release under way, and at what was clicked past the gate."""
         from flows.ingest import landed_until
         from flows.rollout import look
 
         try:
-            if self._project.releases.current():
-                found = look(self._project, landed_until(self._project))
-                if found and found.action != "go on":
-                    log.warning("rollout of version %s: %s", found.rollout.version, found.action)
-        except (PerennialError, OSError, ValueError) as error:
-            self._note(f"no look at the rollout: {error}")
+            found = look(self._project, landed_until(self._project))
+            if found and found.action != "go on":
+                log.warning("rollout of version %s: %s", found.rollout.version, found.action)
+        except (Exception, PanicException) as error:
+            if self._is_new(str(error)):
+                log.exception("no look at the rollout")
 
-    def _note(self, trouble: str) -> None:
-        if trouble != self._trouble:
-            log.warning("%s", trouble)
-        self._trouble = trouble
+    def _is_new(self, trouble: str) -> bool:
+        known, self._trouble = self._trouble, trouble
+        return trouble != known
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Release: MLflow aliases are the only switch; whoever moves one, `previous` and the record follow."""
 
 import getpass
+import logging
 import sys
 import time
 from dataclasses import dataclass
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from feature_repo.errors import GateClosed
+from feature_repo.errors import GateClosed, PerennialError
 from flows.live_definitions import require_servable
 from flows.monitors import require_monitors
 from flows.project import Project, open_project
-from flows.release_state import AUTOMATIC, BY_HAND
+from flows.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout
 
 SEEN = "perennial.champion_seen"  # the champion that the system knew last, as a tag of the model
+log = logging.getLogger("perennial.release")
 
 
 @dataclass(frozen=True)
@@ -43,63 +45,110 @@ def _reconcile(project: Project) -> None:
                 project, f"somebody moved {alias} from {last or 'none'} to {named or 'none'} in MLflow"
             )
     champion, seen = registry.aliases().get("champion"), registry.read_tag(SEEN)
-    if champion is None or seen == str(champion):
-        return
-    if seen and registry.has(int(seen)):
-        registry.set_alias("previous", int(seen))
-    registry.write_tag(SEEN, str(champion))
+    if champion is not None and seen != str(champion):
+        if seen and registry.has(int(seen)):
+            registry.set_alias("previous", int(seen))
+        registry.write_tag(SEEN, str(champion))
+    settle_rollouts(project)
+
+
+def settle_rollouts(project: Project) -> None:
+    """Make the rollouts true to the aliases: at most one is under way, and its alias is there.
+
+    What a kill or a failure left in the midst of a move is finished, or is over. To be called while holding.
+    """
+    state, aliases = project.releases, project.registry.aliases()
+    champion = aliases.get("champion")
+    for rollout in state.open_rollouts():
+        _settle(project, rollout, champion, aliases.get("challenger"))
+    *overtaken, current = [None, *state.open_rollouts()]
+    for rollout in filter(None, overtaken):
+        override(project, rollout, f"version {current.version if current else 'none'} took its place")
+    if champion is not None and champion == project.registry.aliases().get("challenger"):
+        own = current.id if current and current.version == champion else None
+        withdraw(project, champion, "it is the champion now", name_caller(), own)
+
+
+def _settle(project: Project, rollout: Rollout, champion: int | None, challenger: int | None) -> None:
+    state, serves = project.releases, rollout.version == champion
+    last = [move for move in state.moves() if move.alias == "champion"][-1:]
+    ours = bool(last) and last[0].rollout == rollout.id
+    if rollout.state == RELEASING and not serves:
+        state.end(rollout, "stopped", ["it did not become the champion"])
+    elif rollout.state == RELEASING and rollout.baseline in {None, champion}:
+        state.end(rollout, "kept", ["nothing served before that it could be rolled back to"])
+    elif rollout.state == RELEASING:
+        state.change(rollout, state=WATCHED)
+    elif rollout.state == WATCHED and not serves:
+        state.end(rollout, "rolled back" if ours else "overridden", [move.reason for move in last])
+    elif rollout.state == BESIDE and rollout.baseline != champion and not (serves and ours):
+        override(project, rollout, f"version {champion or 'none'} became the champion")
+    elif rollout.state == BESIDE and not serves and rollout.version != challenger:
+        state.end(rollout, "stopped", ["it stands beside the champion no more"])
 
 
 def end_rollout(project: Project, why: str) -> None:
     """End the rollout that is under way, which somebody overtook; no canary goes on without one."""
     with project.releases.hold():
         rollout = project.releases.current()
-        if rollout is None:
-            return
-        project.releases.end(rollout, "overridden", [why])
-        beside = project.registry.aliases().get("challenger") == rollout.version
-        if rollout.state == "beside" and beside:
-            withdraw(project, rollout.version, why, "the end of its rollout", rollout.id)
+        if rollout is not None:
+            override(project, rollout, why)
+
+
+def override(project: Project, rollout: Rollout, why: str) -> None:
+    """End a rollout that another took the place of, and its canary. To be called while holding."""
+    beside = project.registry.aliases().get("challenger") == rollout.version
+    if rollout.state == BESIDE and beside:
+        withdraw(project, rollout.version, why, "the end of its rollout", rollout.id)
+    project.releases.end(rollout, "overridden", [why])
 
 
 def promote_version(
-    project: Project,
-    version: int,
-    reason: str,
-    *,
-    by_hand: bool = False,
-    way_back: bool = False,
-    who: str = "",
-    rollout: int | None = None,
+    project: Project, version: int, reason: str, *, by_hand: bool = False, who: str = ""
 ) -> Move:
     """Make a version the champion and the one before it `previous`. Safe to repeat.
 
-    way_back  the version has served before and is wanted back: that waits for no monitor
-    who       who wants it; whoever runs this process, if it is not told
-    rollout   the rollout that the move belongs to; any other that is under way is ended by it
+    `who` wants it; whoever runs this process, if it is not told. Raises what `require_promotable` raises.
+    """
+    reconcile_previous(project)
+    require_promotable(project, version, by_hand=by_hand)
+    with project.releases.hold():
+        _reconcile(project)
+        return make_champion(project, version, reason, by_hand=by_hand, who=who or name_caller())
+
+
+def require_promotable(project: Project, version: int, *, by_hand: bool) -> None:
+    """Raise if a version may not become the champion.
 
     Raises GateClosed if the gate did not pass the version and nobody took it upon themselves,
     DefinitionChanged if its features are now computed otherwise than those that it was trained on, and
     MonitorsDown if a monitor that must be live is not, by hand or not.
     """
-    registry, state = project.registry, project.releases
-    reconcile_previous(project)
     _require_passed(project, version, by_hand=by_hand)
     require_servable(project, version)
-    if registry.aliases().get("champion") != version and not way_back:
+    if project.registry.aliases().get("champion") != version:
         require_monitors(project, version)
-    with state.hold():
-        _reconcile(project)
-        before = registry.aliases().get("champion")
-        if before == version:
-            return Move(before, version, "it is the champion already")
-        who = who or name_caller()
-        if rollout is None:
+
+
+def make_champion(
+    project: Project, version: int, reason: str, *, by_hand: bool, who: str, rollout: int | None = None
+) -> Move:
+    """Move the champion's alias, then end any rollout but the move's own. To be called while holding."""
+    registry, current = project.registry, project.releases.current()
+    before = registry.aliases().get("champion")
+    if before == version:
+        return Move(before, version, "it is the champion already")
+    move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
+    try:
+        registry.write_tag(SEEN, str(version))
+        # Only now: had the move failed, what was under way would have to go on.
+        if current and current.id != rollout:
             end_rollout(project, f"{who} made version {version} the champion: {reason}")
-        move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
         if registry.aliases().get("challenger") == version:
             withdraw(project, version, "it is the champion now", who, rollout)
-    registry.tag(version, "perennial.promoted", reason)
+        registry.tag(version, "perennial.promoted", reason)
+    except PerennialError as error:
+        log.warning("version %s serves; the next command does what is left to do: %s", version, error)
     return Move(before, version, reason)
 
 
@@ -122,7 +171,6 @@ def move_champion(
         registry.set_alias("previous", before)
     registry.set_alias("champion", after)
     state.finish(move, time.monotonic() - began)
-    registry.write_tag(SEEN, str(after))
 
 
 def withdraw(project: Project, version: int, reason: str, who: str, rollout: int | None) -> None:
@@ -162,21 +210,19 @@ def _go_back(
     require_servable(project, version)
     with project.releases.hold():
         _reconcile(project)
-        before = project.registry.aliases().get("champion")
-        if before == version:
-            return Move(before, version, "it is the champion already")
         who = who or name_caller()
-        if rollout is None:
-            end_rollout(project, f"{who} rolled back to version {version}: {reason}")
-        move_champion(project, before, version, reason, by_hand=by_hand, who=who, rollout=rollout)
-    project.registry.tag(version, "perennial.promoted", reason)
-    return Move(before, version, reason)
+        return make_champion(project, version, reason, by_hand=by_hand, who=who, rollout=rollout)
 
 
 def _find_way_back(project: Project, champion: int | None, previous: int | None) -> int | None:
-    moves = reversed([move for move in project.releases.moves() if move.alias == "champion"])
+    """Return the newest version that served; one that was rolled back only if no other is left."""
+    state = project.releases
+    moves = reversed([move for move in state.moves() if move.alias == "champion"])
     served = [version for move in moves for version in (move.after, move.before)]
-    for version in dict.fromkeys((previous, *served)):
+    last = {rollout.version: rollout.state for rollout in state.rollouts()}
+    bad = [version for version in (previous, *served) if last.get(version or 0) == "rolled back"]
+    left = [version for version in (previous, *served) if version not in bad]
+    for version in dict.fromkeys((*left, *bad)):
         if version is not None and version != champion and project.registry.has(version):
             return version
     return None

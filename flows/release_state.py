@@ -19,6 +19,7 @@ from typing import Any
 from feature_repo.errors import ReleaseBusy
 
 BY_HAND, AUTOMATIC, NOTICED = "by hand", "automatic", "noticed"  # how a move came about
+RELEASING, BESIDE, WATCHED = "releasing", "beside", "watched"  # where an open rollout is
 PATIENCE = 30.0  # seconds to wait for another move to end
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS moves (
@@ -57,8 +58,9 @@ class Rollout:
 
     baseline  the version that it is compared with
     terms     its stage, share and bake time, as the tag of the version tells them to the workers
-    since     when the stage that it is in began
-    state     "beside", "watched", or how it ended: "kept", "stopped", "rolled back", "overridden"
+    since     when the stage that it is in began, on the clock that stamps answers
+    state     "releasing" until its alias has moved, "beside", "watched", or how it ended: "kept", "stopped",
+              "rolled back", "overridden"
     """
 
     id: int
@@ -101,12 +103,19 @@ class ReleaseState:
 
     def begin(self, alias: str, before: int | None, after: int | None, **told: Any) -> int:
         """Write down a move that is about to be made; return its id. `told`: who, how, reason, rollout."""
-        row = {"at": now(), "alias": alias, "before": before, "after": after, "state": "begun", **told}
+        row = {
+            "at": self._stamp(),
+            "alias": alias,
+            "before": before,
+            "after": after,
+            "state": "begun",
+            **told,
+        }
         return self._insert("moves", row)
 
     def finish(self, move: int, seconds: float | None) -> None:
         """Write down that a move was made."""
-        told = (now(), seconds, move)
+        told = (self._stamp(), seconds, move)
         self._run("UPDATE moves SET state = 'done', at = ?, seconds = ? WHERE id = ?", told)
 
     def settle(self, alias: str, after: int | None) -> bool:
@@ -139,10 +148,9 @@ class ReleaseState:
         self, version: int, baseline: int | None, terms: dict[str, Any], state: str, reasons: Sequence[str]
     ) -> Rollout:
         """Begin a rollout; what another one of the same version came to is not its own."""
-        at = now()
-        row = {"version": version, "baseline": baseline, "terms": json.dumps(terms), "opened_at": at}
-        told = json.dumps(list(reasons))
-        found = self._insert("rollouts", {**row, "since": at, "state": state, "reasons": told})
+        row = {"version": version, "baseline": baseline, "terms": json.dumps(terms), "state": state}
+        told = {"opened_at": self._stamp(), "since": now(), "reasons": json.dumps(list(reasons))}
+        found = self._insert("rollouts", {**row, **told})
         return self.rollout(found)
 
     def rollout(self, identity: int) -> Rollout:
@@ -153,13 +161,17 @@ class ReleaseState:
         """Return all rollouts, oldest first."""
         return self._rollouts("1 = 1", ())
 
+    def open_rollouts(self) -> list[Rollout]:
+        """Return those that have not ended, oldest first; more than one only in the midst of a move."""
+        return self._rollouts("ended_at IS NULL", ())
+
     def current(self) -> Rollout | None:
-        """Return the rollout that is under way: the newest one, if it has not ended."""
-        found = self._rollouts("ended_at IS NULL", ())
+        """Return the rollout that is under way: the newest open one whose alias has moved."""
+        found = [rollout for rollout in self.open_rollouts() if rollout.state != RELEASING]
         return found[-1] if found else None
 
     def change(self, rollout: Rollout, **columns: Any) -> Rollout:
-        """Write columns of a rollout: since, state, terms, reasons, ended_at."""
+        """Write columns of a rollout: baseline, since, state, terms, reasons, ended_at."""
         for name in ("terms", "reasons"):
             if name in columns:
                 columns[name] = json.dumps(columns[name])
@@ -171,9 +183,14 @@ class ReleaseState:
         """Write down how a rollout ended, and why."""
         return self.change(rollout, state=state, reasons=[*rollout.reasons, *reasons], ended_at=now())
 
+    def _stamp(self) -> str:
+        """Return this instant, or the newest one of the record if the clock went back behind it."""
+        newest = self._run("SELECT at FROM moves UNION ALL SELECT opened_at FROM rollouts", ())
+        return max([now(), *(at for (at,) in newest)])
+
     def _moves(self, where: str) -> list[Moved]:
         names = ", ".join(field.name for field in fields(Moved))
-        rows = self._run(f"SELECT {names} FROM moves WHERE {where} ORDER BY at, id", ())  # noqa: S608
+        rows = self._run(f"SELECT {names} FROM moves WHERE {where} ORDER BY id", ())  # noqa: S608
         return [Moved(*row) for row in rows]
 
     def _rollouts(self, where: str, values: Sequence[Any]) -> list[Rollout]:

@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.code_version import read_code_version
-from flows.gate import gate
+from flows.gate import MET, gate
 from flows.ingest import landed_until
 from flows.policy.gate import GateVerdict
 from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
@@ -110,13 +110,22 @@ def _hold(project: Project, begun: Retrain, why: str, history: list[Retrain]) ->
 
 def _release(project: Project, passed: Retrain, stage: Stage) -> Retrain:
     assert passed.version is not None, "only what was trained passes"
+    met, serves = project.registry.read_version_tag(passed.version, MET), _name_champion(project)
+    if met and serves not in {met, str(passed.version)}:
+        why = f"the gate held it against champion {met}, {serves} serves now: retrain, or promote it by hand"
+        return record_retrain(project.lake, replace(passed, state=HELD, why=why))
     told = release_step(project, passed.version, passed.reason, stage)
     return record_retrain(project.lake, replace(passed, state=RELEASED, released=told))
 
 
 def _describe_evidence(project: Project) -> str:
-    champion = project.registry.aliases().get("champion")
-    return f"champion {champion or 'none'}, {project.problem.feature_service}, code {read_code_version()}"
+    return (
+        f"champion {_name_champion(project)}, {project.problem.feature_service}, code {read_code_version()}"
+    )
+
+
+def _name_champion(project: Project) -> str:
+    return str(project.registry.aliases().get("champion") or "none")
 
 
 @task(name="release", cache_policy=NO_CACHE)

@@ -8,23 +8,34 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import GateClosed, PerennialError
-from flows.policy.sequential import compare
-from flows.policy.watch import judge_watch
+from flows.ingest import landed_until
+from flows.policy.sequential import SequentialPolicy, compare
+from flows.policy.signals import bound_share
+from flows.policy.watch import WatchPolicy, judge_watch
 from flows.project import Project
-from flows.release import end_rollout, name_caller, promote_version, reconcile_previous, roll_back, withdraw
-from flows.release_state import AUTOMATIC, BY_HAND, Rollout, now
+from flows.release import (
+    make_champion,
+    name_caller,
+    override,
+    reconcile_previous,
+    require_promotable,
+    roll_back,
+    withdraw,
+)
+from flows.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout, now
 from flows.summary import publish
-from flows.watching import find_p95, gather_days, gather_watch, read_latency
+from flows.watching import count_challenged, find_p95, gather_days, gather_watch, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
 
-BESIDE, WATCHED = "beside", "watched"
+CHALLENGE = SequentialPolicy()
+LEAST_DRAWN = 100  # answers that a share of failures is judged on
 LOOK = "the rollout's own look"  # who moved it, in the record
 
 
@@ -39,9 +50,6 @@ def release_passed(
     champion = project.registry.aliases().get("champion")
     if stage != "full" and champion is not None and champion != version:
         return challenge(project, version, reason, stage=stage, by_hand=False)
-    known = _resume(project, project.releases.current())
-    if known and (known.version, known.state) == (version, WATCHED):
-        return known
     terms = read_terms(project, version)
     return promote_and_watch(project, version, reason, terms=terms)
 
@@ -49,28 +57,71 @@ def release_passed(
 def promote_and_watch(
     project: Project, version: int, reason: str, *, terms: Terms, rollout: Rollout | None = None
 ) -> Rollout:
-    """Make a version the champion and watch it for its bake time."""
+    """Make a version the champion and watch it for its bake time. Safe to repeat.
+
+    Raises GateClosed if what serves, or what is under way, became another one meanwhile.
+    """
     state = project.releases
     reconcile_previous(project)
-    before = project.registry.aliases().get("champion")
-    own = rollout is None
-    if rollout is None:
-        end_rollout(project, f"version {version} was released at once: {reason}")
-        rollout = state.open_rollout(version, before, asdict(terms), "releasing", [reason])
-    counts = read_latency(project.settings)
-    latency = {"counts": counts, "p95_ms": find_p95(counts, {})}
+    known = _resume(project, state.current())
+    if known and (known.version, known.state) == (version, WATCHED):
+        return known
+    seen = _see(project)
+    told = {**asdict(terms), "from": read_data_time(project)}
     try:
-        promote_version(project, version, reason, rollout=rollout.id)
+        require_promotable(project, version, by_hand=False)
     except PerennialError as error:
-        if own:
-            state.end(rollout, "stopped", [f"could not be promoted: {error}"])
+        if rollout is None:
+            failed = state.open_rollout(version, seen[0], told, RELEASING, [reason])
+            state.end(failed, "stopped", [f"could not be promoted: {error}"])
         raise
-    terms_now = {**rollout.terms, "latency": latency}
-    reasons = rollout.reasons if own else (*rollout.reasons, reason)
-    told = state.change(rollout, state=WATCHED, since=now(), terms=terms_now, reasons=reasons)
-    if told.baseline in {None, version}:
-        return state.end(told, "kept", ["nothing served before that it could be rolled back to"])
-    return told
+    counts = read_latency(project.settings)
+    told["latency"] = {"counts": counts, "p95_ms": find_p95(counts, {})}
+    with state.hold():
+        reconcile_previous(project)
+        _require_same(project, version, seen if rollout is None else (seen[0], rollout.id))
+        if rollout is None:
+            released = state.open_rollout(version, seen[0], told, RELEASING, [reason])
+            _move_to(project, released, reason)
+        else:
+            _move_to(project, rollout, reason)
+            why = [*rollout.reasons, reason]
+            released = state.change(
+                rollout, state=WATCHED, since=now(), baseline=seen[0], terms=told, reasons=why
+            )
+        reconcile_previous(project)
+        return state.rollout(released.id)
+
+
+def _move_to(project: Project, rollout: Rollout, reason: str) -> None:
+    """Make a rollout's version the champion; what fails once the alias has moved is made up for later."""
+    who = name_caller()
+    try:
+        make_champion(project, rollout.version, reason, by_hand=False, who=who, rollout=rollout.id)
+    except PerennialError as error:
+        if project.registry.aliases().get("champion") == rollout.version:
+            return
+        if rollout.state == RELEASING:
+            project.releases.end(rollout, "stopped", [f"could not be promoted: {error}"])
+        raise
+
+
+def _see(project: Project) -> tuple[int | None, int | None]:
+    """Return what serves, and the rollout under way."""
+    current = project.releases.current()
+    return project.registry.aliases().get("champion"), current.id if current else None
+
+
+def _require_same(project: Project, version: int, seen: tuple[int | None, int | None]) -> None:
+    if (found := _see(project)) == seen:
+        return
+    told, wanted = (f"champion {c or 'none'}, rollout {r or 'none'} under way" for c, r in (found, seen))
+    raise GateClosed(
+        f"release of version {version}, overtaken",
+        got=told,
+        expected=wanted,
+        next_step="Look at `perennial history`; promote it by hand, or retrain.",
+    )
 
 
 def challenge(
@@ -100,16 +151,17 @@ def challenge(
         given = {"stage": stage, "share": share, "bake": bake}
         terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
         who = who or name_caller()
-        if known and not mine:
-            end_rollout(project, f"{who} set version {version} beside the champion: {reason}")
         registry.tag(version, TERMS, terms.to_text())
         if mine is None:
-            rollout = state.open_rollout(version, champion, asdict(terms), BESIDE, [reason])
+            told = {**asdict(terms), "from": read_data_time(project)}
+            rollout = state.open_rollout(version, champion, told, BESIDE, [reason])
         elif terms == known_terms:
             rollout = mine
         else:
             rollout = _change_terms(project, mine, known_terms, terms, reason)
         _set_challenger(project, version, reason, who, by_hand=by_hand, rollout=rollout)
+        if known and not mine:
+            override(project, known, f"{who} set version {version} beside the champion: {reason}")
     return rollout
 
 
@@ -129,7 +181,7 @@ def look(project: Project, until: datetime) -> Looked | None:
     seen serve before, which is watched whoever made it the champion.
     """
     reconcile_previous(project)
-    rollout = _resume(project, project.releases.current()) or watch_moved(project)
+    rollout = _resume(project, project.releases.current()) or judge_clicked(project) or watch_moved(project)
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
@@ -164,9 +216,21 @@ def watch_moved(project: Project) -> Rollout | None:
         watched = any(r.version == version and r.opened_at >= last.at for r in state.rollouts())
         if version is None or baseline is None or version in served or watched:
             return None
-        terms = parse_terms(project.registry.read_version_tag(version, TERMS))
-        opened = state.open_rollout(version, baseline, asdict(terms), WATCHED, [last.reason])
+        terms = {**asdict(read_terms(project, version)), "from": read_data_time(project)}
+        opened = state.open_rollout(version, baseline, terms, WATCHED, [last.reason])
         return state.change(opened, since=last.at)
+
+
+def judge_clicked(project: Project) -> Rollout | None:
+    """Open the rollout of a challenger that a person set in MLflow, by the terms in its tag; else None."""
+    state = project.releases
+    with state.hold():
+        aliases = project.registry.aliases()
+        champion, challenger = aliases.get("champion"), aliases.get("challenger")
+        if state.current() or champion is None or challenger is None or challenger == champion:
+            return None
+        terms = {**asdict(read_terms(project, challenger)), "from": read_data_time(project)}
+        return state.open_rollout(challenger, champion, terms, BESIDE, ["set beside by hand, in MLflow"])
 
 
 @task(name="rollout", cache_policy=NO_CACHE)
@@ -186,16 +250,49 @@ def _resume(project: Project, rollout: Rollout | None) -> Rollout | None:
         return rollout
     if project.registry.aliases().get("champion") != rollout.version:
         return rollout
-    return project.releases.change(rollout, state=WATCHED, since=now())
+    terms = {**rollout.terms, "from": read_data_time(project)}
+    return project.releases.change(rollout, state=WATCHED, since=now(), terms=terms)
 
 
 def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
     """Return what is to be done with a rollout, and why; nothing is done."""
     if rollout.state == BESIDE:
-        found = compare(*gather_days(project, rollout, until))
+        if why := _find_failure(project, rollout, until):
+            return "stop", (why,)
+        found = compare(*gather_days(project, rollout, until), CHALLENGE)
+        gate = project.registry.read_version_tag(rollout.version, "perennial.gate")
+        if found.action == "promote" and gate != "passed":  # a person set it beside
+            return "stop", ("the gate did not pass it: surely better; promote it by hand", *found.reasons)
+        if found.action == "go on" and (late := _find_lateness(project, rollout, until)):
+            return "stop", (late, *found.reasons)
         return found.action, found.reasons
     verdict = judge_watch(gather_watch(project, rollout, until), float(rollout.terms["bake"]))
     return verdict.action, verdict.reasons
+
+
+def _find_failure(project: Project, rollout: Rollout, until: datetime) -> str:
+    """Return why a canary's challenger cannot go on answering, or nothing."""
+    if rollout.terms["stage"] != "canary":
+        return ""
+    failed, drawn = count_challenged(project, rollout, until)
+    policy = WatchPolicy()
+    if drawn < LEAST_DRAWN or bound_share(failed, drawn, policy.alpha) <= policy.failed:
+        return ""
+    return f"errors: the challenger failed on {failed} of {drawn}, {policy.failed:.0%} allowed"
+
+
+def _find_lateness(project: Project, rollout: Rollout, until: datetime) -> str:
+    """Return that the days ran out, told by the data's own time: days without a verdict count too."""
+    allowed = timedelta(days=CHALLENGE.max_days) + project.problem.horizon
+    begun = rollout.terms.get("from")
+    if begun is None or until - datetime.fromisoformat(begun) < allowed:
+        return ""
+    return f"no verdict in {CHALLENGE.max_days} days and the time that labels take"
+
+
+def read_data_time(project: Project) -> str:
+    """Return the data's own time, as the terms of a rollout keep when a stage began."""
+    return landed_until(project).isoformat()
 
 
 def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
@@ -215,8 +312,11 @@ def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ..
 def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
     told = f"{old.stage} at {old.share:.0%} became {new.stage} at {new.share:.0%}: {reason}"
     # Another stage or share is another experiment: days of before are not counted with those after.
-    fresh: dict[str, Any] = {} if (old.stage, old.share) == (new.stage, new.share) else {"since": now()}
-    return project.releases.change(rollout, terms=asdict(new), reasons=[*rollout.reasons, told], **fresh)
+    same = (old.stage, old.share) == (new.stage, new.share)
+    begun = {"from": rollout.terms.get("from") if same else read_data_time(project)}
+    fresh: dict[str, Any] = {} if same else {"since": now()}
+    terms, reasons = {**asdict(new), **begun}, [*rollout.reasons, told]
+    return project.releases.change(rollout, terms=terms, reasons=reasons, **fresh)
 
 
 def _set_challenger(

@@ -77,7 +77,8 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
         asked = asked.filter(~starved)
     failed = asked.filter(pl.col("reason").is_in(FAILURES))
     mine = asked.filter(pl.col("served_by") == "champion", pl.col("model_version") == version)
-    first = mine["requested_at"].min()
+    begun = rollout.terms.get("from")  # a record of before this was kept has the first answer's time
+    first = datetime.fromisoformat(begun) if begun else mine["requested_at"].min()
     days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
     differences, sizes, trouble = _compare_with_before(project, rollout, mine, until)
     earlier = rollout.terms.get("latency") or {}
@@ -98,6 +99,14 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
         wait=project.problem.horizon / timedelta(days=1),
         comparable=trouble,
     )
+
+
+def count_challenged(project: Project, rollout: Rollout, until: datetime) -> tuple[int, int]:
+    """Return how many of the answers drawn to the challenger of a canary it failed to give, and how many."""
+    answers = _read_answers(project, rollout, until)
+    failed = answers["reason"].str.starts_with("challenger_")
+    given = (answers["served_by"] == "challenger") & (answers["model_version"] == str(rollout.version))
+    return int(failed.sum()), int((failed | (given & (answers["reason"] == "ok"))).sum())
 
 
 def read_latency(settings: Settings) -> dict[str, float]:

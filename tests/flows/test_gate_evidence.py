@@ -9,12 +9,14 @@ import pytest
 
 from feature_repo.contract import Period
 from flows.features import build_features
+from flows.gate import MET, _record
 from flows.gate_evidence import Rivals, describe_inputs, remake_values, score_rivals
 from flows.ingest import ingest_period
+from flows.policy.gate import GateVerdict
 from flows.train import Candidate
 from flows.training_set import build_training_set, split_by_time
 from tests import toy
-from tests.packages import FakeRegistry
+from tests.packages import FakeRegistry, write_package
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 TODAY = toy.START + timedelta(days=21)
@@ -104,3 +106,28 @@ def test_an_input_is_held_against_what_was_learned(make_toy, tmp_path):
     assert shop.unseen == pytest.approx((rows["shop"] == "west").mean())
     assert shop.alone is not None
     assert shop.alone > 0.55
+
+
+def test_the_rivals_name_the_champion_that_they_were_met_with(make_toy, tmp_path):
+    """Its version, as it was when its package was read; none if there was none."""
+    project = open_project(make_toy)
+    candidate = train(project)
+    assert score_rivals(project, candidate, tmp_path / "alone").met is None
+    project.registry.register(write_package(tmp_path / "package", project.problem, 1), "run", {})
+    project.registry.set_alias("champion", 1)
+    assert score_rivals(project, candidate, tmp_path / "beside").met == 1
+
+
+@pytest.mark.parametrize(("met", "told"), [(7, "7"), (None, "none")])
+def test_a_verdict_names_the_champion_that_it_was_held_against(make_toy, tmp_path, monkeypatch, met, told):
+    """As a tag of the version, which a release compares with what serves then."""
+
+    class Client:
+        def __init__(self, url):
+            self.log_text = self.log_dict = lambda *told: None
+
+    monkeypatch.setattr("mlflow.MlflowClient", Client)
+    project = make_toy()
+    vars(project)["registry"] = FakeRegistry()
+    _record(project, Candidate(1, "run", None, pl.DataFrame(), pl.DataFrame(), {}), GateVerdict(()), met)
+    assert project.registry.read_version_tag(1, MET) == told

@@ -240,3 +240,55 @@ def test_a_version_that_was_deleted_stops_no_look(project):
     assert look(project, until(8)) is None
     reconcile_previous(project)
     assert project.registry.named == {"champion": 1}
+
+
+def test_a_backdated_request_does_not_end_the_bake_time(project):
+    """The days watched are the data's own since the promotion; a client chooses what its request says."""
+    rollout = release_passed(project, 2, "newer labels")
+    assert rollout.terms["from"] == toy.START.isoformat()
+    project.releases.change(rollout, terms={**rollout.terms, "from": until(20).isoformat()})
+    live(project, 1, 0.6, version=2, first=0)
+    assert look(project, until(21)).action == "go on"
+    assert look(project, until(35)).action == "keep"
+
+
+def test_a_challenger_that_answers_nothing_is_given_up(project):
+    """Days without a verdict count too, by the data's own time since it was set beside."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    for day in range(0, 60, 10):
+        live(project, 1, 0.6, first=day)
+    assert look(project, until(60) - timedelta(hours=1)).action == "go on"
+    found = look(project, until(60))
+    assert (found.action, found.rollout.state, project.registry.named) == ("stop", "stopped", {"champion": 1})
+
+
+@pytest.mark.parametrize(("failing", "action"), [(2, "go on"), (3, "stop")])
+def test_a_canary_that_fails_is_taken_away(project, failing, action):
+    """On surely more than 1% of what was drawn to it, of 100 at least, and without a label."""
+    rollout = release_passed(project, 2, "newer labels", stage="canary")
+    live(project, failing, 0.6, reason="challenger_failed")
+    assert look(project, until(1)).action == ("go on" if failing == 2 else "stop")
+    if action == "stop":
+        assert project.releases.rollout(rollout.id).reasons[-1].startswith("errors: the challenger failed")
+        assert project.registry.named == {"champion": 1}
+
+
+def test_a_few_failures_of_many_end_no_canary(project):
+    """The share is bounded, not counted: 1 of 121 may be chance."""
+    release_passed(project, 2, "newer labels", stage="canary")
+    live(project, 3, 0.6, served_by="challenger", version=2)
+    [first] = project.journal.read_predictions(Period(toy.START, until(9))).head(1).to_dicts()
+    failed = {**first, "prediction_id": "f", "request_id": "f", "served_by": "champion", "model_version": "1"}
+    known = {name: failed[name] for name in Prediction._fields if name in failed}
+    project.journal.append([Prediction(**{**known, "reason": "challenger_late"})])
+    assert look(project, until(1)).action == "go on"
+
+
+def test_a_rejected_version_that_turns_out_better_is_a_persons_to_promote(project):
+    """It is not asked for ever: the rollout ends and says so."""
+    project.registry.tag(2, "perennial.gate", "rejected")
+    rollout = challenge(project, 2, "to see")
+    noisy(project, 8, 0.8)
+    assert look(project, until(8)).action == "stop"
+    assert "promote it by hand" in " ".join(project.releases.rollout(rollout.id).reasons)
+    assert project.registry.named == {"champion": 1}

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 
 import flows.retrain
+from flows.gate import MET
 from flows.policy.gate import GateVerdict
 from flows.policy.gate_check import Check
 from flows.retrain import Request, retrain_and_release
@@ -122,3 +123,29 @@ def test_what_was_tried_is_kept(world, monkeypatch):
     kept = world.ask()
     assert kept.learned_from == "expanding"
     assert "60 days" in kept.tried
+
+
+@pytest.mark.parametrize(
+    ("met", "state"), [("4", "held"), ("none", "held"), ("5", "released"), ("", "released")]
+)
+def test_a_verdict_is_used_against_the_champion_that_it_was_held_against(world, met, state):
+    """What passed weeks ago, against another one, is held; a record of before this was kept is as it was."""
+    registry = world.project.registry
+    for _ in range(6):
+        registry.register(world.project.settings.home, "run", {})
+    if met:
+        registry.tag(1, MET, met)
+    registry.set_alias("champion", 5)
+    came = world.ask(window="week 1 of v4", cause="event")
+    assert (came.state, bool(world.released)) == (state, state == "released")
+
+
+def test_after_a_held_verdict_the_same_request_trains_anew(world):
+    """A new candidate is the answer."""
+    registry = world.project.registry
+    for _ in range(6):
+        registry.register(world.project.settings.home, "run", {})
+    registry.tag(1, MET, "4")
+    registry.set_alias("champion", 5)
+    assert world.ask(window="week 1 of v4", cause="event").state == "held"
+    assert (world.ask(window="week 1 of v4", cause="event").state, world.trained) == ("released", 2)

@@ -1,17 +1,19 @@
 """Rollouts: beside the champion or watched as the champion, each with its own reasons."""
 
+import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from feature_repo.errors import GateClosed, ReleaseBusy
+from feature_repo.errors import GateClosed, MonitorsDown, RegistryUnavailable, ReleaseBusy
 from flows.keeper import Keeper
 from flows.release import promote_version, reconcile_previous, roll_back
 from flows.release_state import ReleaseState
-from flows.rollout import challenge, release_passed
+from flows.rollout import challenge, look, promote_and_watch, release_passed
 from flows.served_history import find_served, list_spells
-from services.routing import TERMS, parse_terms
+from services.routing import TERMS, Terms, parse_terms
+from tests import toy
 from tests.packages import FakeRegistry
 
 
@@ -64,7 +66,7 @@ def test_a_challenge_keeps_what_is_not_named(project):
     release_passed(project, 1, "first")
     challenge(project, 2, "try", stage="canary", share=0.2)
     rollout = challenge(project, 2, "longer", bake=14)
-    assert rollout.terms == {"stage": "canary", "share": 0.2, "bake": 14}
+    assert rollout.terms.items() >= {"stage": "canary", "share": 0.2, "bake": 14}.items()
     again = challenge(project, 2, "quieter", stage="shadow")
     assert (again.id, again.terms["stage"], again.terms["share"]) == (rollout.id, "shadow", 0.2)
 
@@ -113,8 +115,8 @@ def test_promoted_challengers_are_challengers_no_more(project):
     promote_version(project, 2, "good", by_hand=True)
     assert project.registry.named == {"champion": 2, "previous": 1}
     assert [(m.alias, m.after) for m in project.releases.moves()][-2:] == [
-        ("challenger", None),
         ("champion", 2),
+        ("challenger", None),
     ]
 
 
@@ -229,3 +231,250 @@ def test_a_reason_is_text_and_nothing_else(project, reason, monkeypatch):
         cli_release._draw(list_spells(project.releases.moves(), datetime.now(UTC)))
     )
     assert reason.splitlines()[0][:8].strip("\x00") in told.getvalue()
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def kill(*args, **told):
+    raise Killed
+
+
+def while_monitors_are_asked(monkeypatch, act):
+    """Do something once, while a release of version 3 waits for its monitors."""
+    todo = [act]
+
+    def ask(project, version):
+        if version == 3 and todo:
+            todo.pop()()
+
+    monkeypatch.setattr("flows.release.require_monitors", ask)
+
+
+@pytest.mark.parametrize("who", ["ann", "another release", "ann's challenge"])
+def test_a_release_that_was_overtaken_moves_nothing(project, monkeypatch, who):
+    """Whoever moved something while it waited has the last word, and the record names what serves."""
+    release_passed(project, 1, "first")
+    acts = {
+        "ann": lambda: promote_version(project, 2, "mine", by_hand=True, who="ann"),
+        "another release": lambda: release_passed(project, 2, "sooner"),
+        "ann's challenge": lambda: challenge(project, 2, "try", who="ann"),
+    }
+    while_monitors_are_asked(monkeypatch, acts[who])
+    with pytest.raises(GateClosed, match="overtaken"):
+        release_passed(project, 3, "retrain")
+    named = {"champion": 1, "challenger": 2} if "challenge" in who else {"champion": 2, "previous": 1}
+    assert project.registry.named == named
+    current = project.releases.current()
+    assert (current and (current.version, current.baseline)) == (None if who == "ann" else (2, 1))
+
+
+@pytest.mark.parametrize("stage", ["full", "canary"])
+def test_a_release_that_fails_ends_nothing(project, monkeypatch, stage):
+    """What was under way goes on; the failure is in the record."""
+    release_passed(project, 1, "first")
+    under_way, named = release_passed(project, 2, "newer", stage=stage), dict(project.registry.named)
+
+    def refuse(project, version):
+        raise MonitorsDown("monitors", got="none", expected="all", next_step="Wait.")
+
+    monkeypatch.setattr("flows.release.require_monitors", refuse)
+    with pytest.raises(MonitorsDown):
+        release_passed(project, 3, "newest")
+    assert (project.releases.current(), project.registry.named) == (under_way, named)
+    last = project.releases.rollouts()[-1]
+    assert (last.version, last.state) == (3, "stopped")
+    assert "could not be promoted" in last.reasons[-1]
+
+
+def test_a_kill_leaves_no_canary_of_the_champion(project, monkeypatch):
+    """Version 2 was promoted, its canary not withdrawn: the next look does that."""
+    release_passed(project, 1, "first")
+    rollout = release_passed(project, 2, "newer", stage="canary")
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.release.withdraw", kill)
+        with pytest.raises(Killed):
+            promote_and_watch(project, 2, "better", terms=Terms("canary"), rollout=rollout)
+    assert project.registry.named["challenger"] == 2
+    watched = look(project, toy.START).rollout
+    assert (watched.state, project.registry.named) == ("watched", {"champion": 2, "previous": 1})
+    assert watched.terms["from"] == toy.START.isoformat()
+    roll_back(project, "bad", by_hand=False, rollout=watched.id)
+    assert project.registry.named == {"champion": 1, "previous": 2}
+
+
+def test_a_release_killed_before_its_alias_moved_takes_nobodys_place(project, monkeypatch):
+    """The watch before it goes on, and the next reconciling closes the record."""
+    release_passed(project, 1, "first")
+    watched = release_passed(project, 2, "newer")
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.release.move_champion", kill)
+        with pytest.raises(Killed):
+            release_passed(project, 3, "newest")
+    assert project.releases.current() == watched
+    reconcile_previous(project)
+    assert project.releases.rollouts()[-1].state == "stopped"
+    assert project.releases.current() == watched
+
+
+def test_a_challenger_that_was_clicked_is_judged(project):
+    """By the terms in its tag, as by hand; without any it is a shadow."""
+    release_passed(project, 1, "first")
+    challenge(project, 2, "try", stage="canary", share=0.3)
+    promote_version(project, 3, "no", by_hand=True)
+    for version, stage in ((2, "canary"), (1, "shadow")):
+        project.registry.named["challenger"] = version
+        found = look(project, toy.START).rollout
+        assert (found.version, found.baseline, found.state) == (version, 3, "beside")
+        assert (found.terms["stage"], found.terms["from"]) == (stage, toy.START.isoformat())
+    assert project.releases.moves()[-1].how == "noticed"
+
+
+def test_a_clock_that_goes_back_leaves_the_order(project, monkeypatch):
+    """What was written last is last, and no instant is before the one that was written before it."""
+    release_passed(project, 1, "first")
+    release_passed(project, 2, "second")
+    past = datetime.now(UTC) - timedelta(hours=1)
+    monkeypatch.setattr("flows.release_state.now", lambda: past.isoformat(timespec="microseconds"))
+    promote_version(project, 3, "back", by_hand=True)
+    count = len(project.releases.moves())
+    reconcile_previous(project)
+    moves = project.releases.moves()
+    assert (project.releases.last("champion"), len(moves)) == (3, count)
+    assert [move.at for move in moves] == sorted(move.at for move in moves)
+    assert find_served(moves, datetime.now(UTC))["champion"] == 3
+
+
+def test_the_way_back_is_not_to_what_was_just_rolled_back(project):
+    """A person's roll-back after an automatic one goes on backwards; by number they may still go there."""
+    for version in (1, 2, 3):
+        release_passed(project, version, "on")
+    roll_back(project, "errors", by_hand=False, rollout=project.releases.current().id)
+    reconcile_previous(project)
+    assert project.releases.rollouts()[-1].state == "rolled back"
+    assert project.registry.named == {"champion": 2, "previous": 3}
+    assert roll_back(project, "worse still", who="ann").after == 1
+    assert promote_version(project, 3, "I mean it", by_hand=True).after == 3
+
+
+def test_what_was_rolled_back_is_the_way_back_if_nothing_else_is_left(project):
+    """As with two versions."""
+    release_passed(project, 1, "first")
+    release_passed(project, 2, "second")
+    roll_back(project, "errors", by_hand=False, rollout=project.releases.current().id)
+    assert roll_back(project, "no, it was not that", who="ann").after == 2
+
+
+def test_no_error_ends_the_keeper(project, monkeypatch):
+    """A full disk is told, and the next try is made."""
+    keeper = Keeper(project, lambda: {"champion": 1})
+
+    def fail(*args):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(project.releases, "_run", fail)
+        assert not keeper.tend()
+        keeper.look()
+    assert keeper.tend()
+
+
+def test_the_keeper_looks_at_a_champion_that_was_clicked(project):
+    """Nobody waits a day for its watch."""
+    release_passed(project, 1, "first")
+    project.registry.named["champion"] = 2
+    Keeper(project, project.registry.aliases).look()
+    assert (project.releases.current().version, project.releases.current().state) == (2, "watched")
+
+
+class Failing(FakeRegistry):
+    """A registry whose n-th write fails, before or after it took effect."""
+
+    def __init__(self, of, nth, *, after):
+        super().__init__()
+        vars(self).update(vars(of))
+        self.left, self.after = nth, after
+
+    def _write(self, write, *told):
+        self.left -= 1
+        if self.left == 0 and not self.after:
+            raise RegistryUnavailable("registry", got="nothing", expected="an answer", next_step="Wait.")
+        write(*told)
+        if self.left == 0:
+            raise RegistryUnavailable("registry", got="nothing", expected="an answer", next_step="Wait.")
+
+    def set_alias(self, *told):
+        self._write(super().set_alias, *told)
+
+    def delete_alias(self, *told):
+        self._write(super().delete_alias, *told)
+
+    def tag(self, *told):
+        self._write(super().tag, *told)
+
+    def write_tag(self, *told):
+        self._write(super().write_tag, *told)
+
+
+def check_consistent(project):
+    """The record names what the aliases do, `previous` is no champion, and one rollout is where it says."""
+    named, state = project.registry.named, project.releases
+    assert {alias: state.last(alias) for alias in ("champion", "challenger")} == {
+        alias: named.get(alias) for alias in ("champion", "challenger")
+    }
+    assert [move for move in state.moves() if move.how == "noticed"] == []
+    assert named["previous"] != named["champion"]
+    assert named.get("challenger") != named["champion"]
+    opened = state.open_rollouts()
+    assert len(opened) <= 1
+    for rollout in opened:
+        assert named["champion" if rollout.state == "watched" else "challenger"] == rollout.version
+    assert "challenger" not in named or opened
+
+
+CALLS = {
+    "release over a watch": (lambda p: release_passed(p, 3, "newest"), {"champion": 3, "previous": 2}),
+    "release over a canary": (lambda p: release_passed(p, 3, "newest"), {"champion": 3, "previous": 2}),
+    "promotion of a canary": (lambda p: release_passed(p, 1, "newest"), {"champion": 1, "previous": 2}),
+    "challenge over a watch": (
+        lambda p: challenge(p, 3, "try", stage="canary"),
+        {"champion": 2, "previous": 1, "challenger": 3},
+    ),
+    "challenge over a canary": (
+        lambda p: challenge(p, 3, "try", stage="canary"),
+        {"champion": 2, "previous": 1, "challenger": 3},
+    ),
+    "roll-back of a watch": (lambda p: roll_back(p, "bad"), {"champion": 1, "previous": 2}),
+    "roll-back over a canary": (lambda p: roll_back(p, "bad"), {"champion": 1, "previous": 2}),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("name", CALLS)
+def test_whichever_write_fails_a_repeat_makes_all_consistent(project, name, after):
+    """Aliases, record and `previous`, after any failure and the same call once more."""
+    call, wanted = CALLS[name]
+    whole, home = project.registry, project.settings.home
+    for nth in range(1, 12):
+        registry = FakeRegistry()
+        registry.packages, registry.tags = dict(whole.packages), dict(whole.tags)
+        world = replace(project, settings=project.settings.model_copy(update={"home": home / str(nth)}))
+        vars(world)["registry"] = registry
+        release_passed(world, 1, "first")
+        release_passed(world, 2, "second")
+        if "canary" in name:
+            challenge(world, 1, "as before", stage="canary")
+        vars(world)["registry"] = failing = Failing(registry, nth, after=after)
+        try:
+            call(world)
+        except RegistryUnavailable:
+            moved = name.startswith("roll") and failing.named["champion"] == 1
+            if not moved:  # a second roll-back would be another one
+                call(world)
+        reconcile_previous(world)
+        assert failing.named == wanted, nth
+        check_consistent(world)
+        if failing.left > 0:
+            break
+    assert 2 < nth < 11
