@@ -1,4 +1,4 @@
-"""Scores without a DataFrame: an estimator's trees, read by Treelite, and lines, from a plain row of numbers.
+"""Scores without a DataFrame: an estimator's trees, read by Treelite, from a plain row of numbers.
 
 Made in this process from an estimator that was loaded as data; nothing compiled comes out of a registry.
 Whoever makes one compares it with the estimator. A family that is not known here is answered by scikit-learn.
@@ -15,32 +15,23 @@ import numpy as np
 
 from feature_repo.freshness import Memo
 from services.bitvectors import MANY, build_bit_vectors
-from services.line import Line, read_line
 from services.remembered import Remembered
 
 Rows = Sequence[Mapping[str, Any]]
 # Of these, scikit-learn compares inputs rounded to 32 bits.
 ROUNDED = ("RandomForestClassifier", "ExtraTreesClassifier", "GradientBoostingClassifier")
 EXACT = ("HistGradientBoostingClassifier",)
-MEAN = "VotingClassifier"  # the mean of its members' probabilities
+MEAN = "VotingClassifier"  # the mean of the probabilities of ensembles
 FITTED = "FrozenEstimator"  # an estimator that was fitted before
 
 
 class CompiledTrees:
     """Tree ensembles behind an encoder of categories, or on numbers alone. Binary classification.
 
-    The probability is the mean of those of the ensembles, and of the lines beside them, each of which takes
-    some of the columns.
+    The probability is the mean of those of the ensembles, each of which takes some of the columns.
     """
 
-    def __init__(
-        self,
-        ensembles: Sequence["Ensemble"],
-        lines: Sequence[Line] = (),
-        *,
-        rounded: bool,
-        kept: Collection[str] = (),
-    ) -> None:
+    def __init__(self, ensembles: Sequence["Ensemble"], *, rounded: bool, kept: Collection[str] = ()) -> None:
         import treelite
 
         self.family = f"treelite {treelite.__version__}"
@@ -50,7 +41,7 @@ class CompiledTrees:
         self._places = [[place[column] for column in one.columns] for one in ensembles]
         self._predict: Callable[..., Any] = treelite.gtil.predict
         self._bits = build_bit_vectors(self._models, self._places)
-        self._lines, self._rounded = lines, rounded
+        self._rounded = rounded
         self._all = _Encoder(columns, range(len(columns)))
         self._kept = _Encoder(columns, [i for i, column in enumerate(columns) if column.name in kept])
         self._rest = _Encoder(columns, [i for i, column in enumerate(columns) if column.name not in kept])
@@ -63,16 +54,6 @@ class CompiledTrees:
         memos  what stands for each row's columns of `kept`, if they come from elsewhere than the rest and
                more than once: what they make is remembered, as long as they are there
         """
-        scores = self._score_trees(rows, memos)
-        if not self._lines:
-            return scores
-        total = np.array(scores) * len(self._models)
-        for line in self._lines:
-            total += line.score(rows, memos)
-        means: list[float] = (total / (len(self._models) + len(self._lines))).tolist()
-        return means
-
-    def _score_trees(self, rows: Rows, memos: Sequence[Memo | None]) -> list[float]:
         if self._remembers and any(memo is not None for memo in memos):
             assert self._bits
             recalled = b"".join([self._recall(*one) for one in zip(rows, memos, strict=True)])
@@ -158,9 +139,7 @@ def compile_estimator(
     names  the columns of the DataFrame that the estimator was fitted on, in order
     kept   those of them whose values stay the same over many rows: what they make is remembered
     """
-    members = _list_members(estimator, [Column(name) for name in names], kept)
-    ensembles = [one for one in members if isinstance(one, Ensemble)]
-    lines = [one for one in members if isinstance(one, Line)]
+    ensembles = _list_ensembles(estimator, [Column(name) for name in names])
     kinds = {type(one.trees).__name__ for one in ensembles}
     if len(kinds) != 1 or not kinds < {*ROUNDED, *EXACT}:
         return None
@@ -168,42 +147,28 @@ def compile_estimator(
         return None
     with warnings.catch_warnings():  # Treelite turns the categories to integers, null among them
         warnings.filterwarnings("ignore", "invalid value encountered in cast", RuntimeWarning)
-        return CompiledTrees(ensembles, lines, rounded=kinds < {*ROUNDED}, kept=kept)
+        return CompiledTrees(ensembles, rounded=kinds < {*ROUNDED}, kept=kept)
 
 
-def _list_members(
-    estimator: Any, columns: Sequence[Column], kept: Collection[str]
-) -> "list[Ensemble | Line]":
-    """Return what the mean is taken of; nothing if more is done than that."""
+def _list_ensembles(estimator: Any, columns: Sequence[Column]) -> list[Ensemble]:
+    """Return the ensembles whose probabilities are averaged; none if more is done than that."""
     if type(estimator).__name__ == FITTED:
-        return _list_members(estimator.estimator, columns, kept)
+        return _list_ensembles(estimator.estimator, columns)
     if hasattr(estimator, "steps"):
-        return _list_last([step for _, step in estimator.steps], columns, kept)
+        *before, (_, last) = estimator.steps
+        taken = _pass_on([step for _, step in before], columns)
+        return [] if taken is None else _list_ensembles(last, taken)
     if type(estimator).__name__ != MEAN:
         return [Ensemble(estimator, columns)]
     if estimator.voting != "soft" or estimator.weights is not None:
         return []
-    members = [_list_members(one, columns, kept) for one in estimator.estimators_]
+    members = [_list_ensembles(one, columns) for one in estimator.estimators_]
     # A mean of means is no plain mean.
     return [one for [one] in members] if all(len(found) == 1 for found in members) else []
 
 
-def _list_last(
-    steps: Sequence[Any], columns: Sequence[Column], kept: Collection[str]
-) -> "list[Ensemble | Line]":
-    """Return what the last step is, or the last three: what comes before must only encode and pass on."""
-    before, lasts = steps[:-3], steps[-3:]
-    taken = _pass_on(before, columns) or []
-    numbers = [column.name for column in taken if column.categories is None]
-    line = read_line(lasts, numbers, kept) if len(numbers) == len(taken) else None
-    if line:
-        return [line]
-    passed = _pass_on(steps[:-1], columns)
-    return [] if passed is None else _list_members(steps[-1], passed, kept)
-
-
 def _pass_on(steps: Sequence[Any], columns: Sequence[Column]) -> list[Column] | None:
-    """Return what comes out of the steps before the last; None if they do more than encode and pass on."""
+    """Return what comes out of the steps before the trees; None if they do more than encode and pass on."""
     if not steps:
         return [*columns]
     if len(steps) > 1 or type(steps[0]).__name__ != "ColumnTransformer":

@@ -1,15 +1,11 @@
 """Compiled trees give what scikit-learn gives, for every input; what cannot be compiled says so."""
 
-import warnings
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from feature_repo.freshness import Memo
 from services.compiled import compile_estimator
-from services.line import read_line
 from tests.packages import draw_rows, fit_estimator
 from tests.toy import TOY
 
@@ -215,70 +211,6 @@ def test_each_member_of_a_vote_may_take_columns_of_its_own(leaves: int) -> None:
         assert np.abs(expected - scores).max() <= 1e-12
         assert compiled.score(to_rows(odd)[:3]) == scores[:3]
         assert [compiled.score([row], [Memo()])[0] for row in to_rows(odd)[:50]] == scores[:50]
-
-
-def fit_line_beside_trees(inputs: pd.DataFrame, **line: object) -> tuple[Any, pd.DataFrame]:
-    """A vote of trees and a line, and rows as odd as they come."""
-    from sklearn.compose import ColumnTransformer
-    from sklearn.ensemble import VotingClassifier
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import MinMaxScaler
-
-    trees = fit_estimator(TOY, inputs).estimators_[1]
-    numbers = [f.name for f in TOY.features if f.kind == "number"]
-    steps = [
-        ("columns", ColumnTransformer([("numbers", "passthrough", numbers[::-1])])),
-        ("fill", SimpleImputer(add_indicator=True)),
-        ("scale", MinMaxScaler(clip=True)),
-        ("line", LogisticRegression()),
-    ]
-    line = Pipeline(steps).set_params(**line)
-    late = inputs[numbers[1]].fillna(9).to_numpy() > np.random.default_rng(2).normal(3, 2, len(inputs))
-    vote = VotingClassifier([("trees", trees), ("line", line)], voting="soft").fit(inputs, late)
-    odd = inputs.copy()
-    odd.loc[::5, numbers] = np.nan
-    odd.loc[::3, numbers[0]] *= 1e6
-    odd.loc[::7, "shop"] = "moon"
-    return vote, odd
-
-
-@pytest.mark.parametrize("clip", [True, False])
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_line_votes_beside_trees(clip: bool, marked: bool) -> None:
-    """Nulls, values far outside and categories that it does not take; in groups, alone, and remembered."""
-    inputs = draw_rows(TOY, 3_000)
-    vote, odd = fit_line_beside_trees(inputs, scale__clip=clip, fill__add_indicator=marked)
-    kept = ("shop", "shop_returned_1d")
-    compiled = compile_estimator(vote, TOY.feature_names, kept)
-    assert compiled is not None
-    expected = vote.predict_proba(odd)[:, 1]
-    assert np.ptp(expected) > 0.1
-    rows = to_rows(odd)
-    scores = compiled.score(rows)
-    assert np.abs(expected - scores).max() <= 1e-12
-    memos = [Memo() for _ in rows]
-    for _ in range(2):
-        assert compiled.score(rows, memos) == pytest.approx(scores, abs=1e-12)
-    assert len(compiled._lines[0]._remembered) == len(rows)
-    assert compiled.score(rows[:9], [None, *memos[1:9]]) == pytest.approx(scores[:9], abs=1e-12)
-
-
-def test_a_line_that_is_more_than_a_sum_is_left_to_scikit_learn() -> None:
-    """Another scaler, a category among its numbers, a line without trees, a column that was empty."""
-    from sklearn.preprocessing import QuantileTransformer
-
-    inputs = draw_rows(TOY, 1_000)
-    vote, _ = fit_line_beside_trees(inputs, scale=QuantileTransformer(n_quantiles=10))
-    assert compile_estimator(vote, TOY.feature_names) is None
-    vote, _ = fit_line_beside_trees(inputs)
-    assert compile_estimator(vote.estimators_[1], TOY.feature_names) is None
-    empty = inputs.assign(amount=np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        line = vote.estimators_[1].fit(empty, np.arange(len(empty)) % 3 == 0)
-    assert read_line([step for _, step in line.steps[1:]], ["shop_returned_1d", "hour", "amount"]) is None
 
 
 def test_a_number_to_one_member_and_a_category_to_another_is_scored_by_the_interpreter() -> None:
