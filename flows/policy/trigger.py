@@ -21,10 +21,10 @@ class TriggerPolicy:
     cooldown         14 days of logical time after training: `needed` windows of the new model.
     after_rejection  7 days after a request that brought no new champion: on the same data the same
                      candidate would be rejected again, and a week is the least that makes them others.
-    oldest           the newest row that the model learned from may be 39 days old: at weekly decisions,
-                     four weeks of service after the gate's 14 days. What a model has not seen it does not
-                     know, and its decay is measured only once it has cost something. Sooner the gate is
-                     seldom sure that a candidate is better. None: age asks for nothing.
+    oldest           the newest row that the model learned from may be 25 days old: at weekly decisions,
+                     two weeks of service after the gate's 14 days. What a model has not seen it does not
+                     know, and its decay is measured only once it has cost something. Sooner a candidate
+                     knows little that the champion does not. None: age asks for nothing.
     """
 
     signals: tuple[str, ...] = SIGNALS
@@ -34,7 +34,7 @@ class TriggerPolicy:
     drift_share: float = 0.5
     cooldown: timedelta = timedelta(days=14)
     after_rejection: timedelta = timedelta(days=7)
-    oldest: timedelta | None = timedelta(days=39)
+    oldest: timedelta | None = timedelta(days=25)
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def test_a_rejected_retrain_is_not_repeated_at_once(days, fires):
     assert fires or "rejected" in trigger.reasons[-1]
 
 
-@pytest.mark.parametrize(("days", "fires"), [(38, False), (39, True)])
+@pytest.mark.parametrize(("days", "fires"), [(24, False), (25, True)])
 def test_an_old_model_is_renewed_though_nothing_broke(days, fires):
     """The age of the newest row learned from asks by itself, and is named as the cause."""
     trigger = decide(weeks("", ""), trained=START + 2 * WEEK - timedelta(days=days))

@@ -11,7 +11,14 @@ import pytest
 from feature_repo.errors import NotEnoughData
 from flows.policy.window import EXPANDING, WINDOWS, Tried, Window, WindowPolicy, choose, compare
 from flows.training_set import to_matrix
-from flows.training_window import apply_window, fit_by_evidence, fit_weighted, tabulate, try_windows
+from flows.training_window import (
+    apply_window,
+    fit_by_evidence,
+    fit_staggered,
+    fit_weighted,
+    tabulate,
+    try_windows,
+)
 from tests import toy
 
 NAMES = [window.name for window in WINDOWS]
@@ -226,6 +233,47 @@ def test_each_member_of_a_vote_learns_with_the_weights() -> None:
     assert weighted == pytest.approx(np.mean(alone, axis=0))
     plain = fit_weighted(toy.build_estimator(toy.TOY), rows, toy.TOY, None).predict_proba(matrix)
     assert abs(weighted - plain).max() > 0.1
+
+
+@pytest.mark.parametrize("window", [EXPANDING, FADING])
+def test_a_vote_hears_its_members_of_four_weeks_before(window: Window) -> None:
+    """The mean of two fits, each with its own rows' weights; services compile it as they do any vote."""
+    from services.compiled import compile_estimator
+
+    rows = make_rows(80, turned=60)
+    _, weights = apply_window(window, rows, toy.TOY)
+    older = (rows["decided_at"] <= rows["decided_at"].max() - timedelta(days=28)).to_numpy()
+    vote = fit_staggered(toy.build_estimator, rows, toy.TOY, weights)
+    assert [*vote.named_estimators_] == ["deep", "flat", "deep_before", "flat_before"]
+    parts = [
+        (rows, weights),
+        (rows.filter(older), None if weights is None else weights[older]),
+    ]
+    matrix = to_matrix(rows, toy.TOY)
+    alone = [
+        fit_weighted(toy.build_estimator(toy.TOY), part, toy.TOY, counts).predict_proba(matrix)[:, 1]
+        for part, counts in parts
+    ]
+    assert abs(alone[0] - alone[1]).max() > 0.1
+    assert vote.predict_proba(matrix)[:, 1] == pytest.approx(np.mean(alone, axis=0))
+    compiled = compile_estimator(vote, toy.TOY.feature_names)
+    assert compiled is not None
+    few = rows.select(toy.TOY.feature_names).head(50).to_dicts()
+    assert compiled.score(few) == pytest.approx(np.mean(alone, axis=0)[:50], abs=1e-12)
+
+
+def test_members_of_before_that_knew_too_little_have_no_say() -> None:
+    """Of sixty days they would know half; any other estimator than a soft vote is fitted once."""
+    rows = make_rows(60, None)
+    assert [*fit_staggered(toy.build_estimator, rows, toy.TOY, None).named_estimators_] == ["deep", "flat"]
+    hard = fit_staggered(
+        lambda problem: toy.build_estimator(problem).set_params(voting="hard"),
+        make_rows(80, None),
+        toy.TOY,
+        None,
+    )
+    assert [*hard.named_estimators_] == ["deep", "flat"]
+    assert fit_staggered(lambda problem: Remembering(), make_rows(80, None), toy.TOY, None).rows == 8_000
 
 
 def test_a_half_life_halves_what_a_row_counts() -> None:

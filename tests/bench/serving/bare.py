@@ -1,4 +1,4 @@
-"""The yardstick: the trees alone behind bare uvicorn, on numbers that are encoded already.
+"""The yardstick: the model alone behind bare uvicorn, on numbers that are encoded already.
 
 No framework, no DataFrame, no check of anything: what a service cannot well do less than with
 scikit-learn. Started with one worker by `uvicorn tests.bench.serving.bare:app`.

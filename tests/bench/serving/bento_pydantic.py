@@ -1,4 +1,4 @@
-"""BentoML with a pydantic model of the row, and the trees alone on numbers that are encoded already."""
+"""BentoML with a pydantic model of the row, and the model alone on numbers that are encoded already."""
 
 import json
 import os

@@ -25,9 +25,9 @@ ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "var" / "bench" / "serving"
 MOMENT = datetime(2013, 12, 3, 17, tzinfo=UTC)  # noon of a Tuesday in New York: all airports are busy
 AHEAD = timedelta(days=2)  # flights up to so long after MOMENT are asked about
-FORMAT = 2  # of the folder; another number makes it anew
+FORMAT = 3  # of the folder; another number makes it anew
 BATCH = 100
-# The same two ensembles on numbers that are encoded already: all that the flat one takes.
+# The same members on numbers that are encoded already: all that the flat ones take.
 DUMP = """
 import operator, sys, joblib, numpy, skops.io
 from sklearn.ensemble import VotingClassifier
@@ -35,13 +35,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 folder, *trusted = sys.argv[1:]
-deep, flat = skops.io.load(f"{folder}/model.skops", trusted=trusted).estimators_
-known = [*flat["columns"].get_feature_names_out()]
-places = [known.index(name) for name in deep["columns"].get_feature_names_out()]
-pick = FunctionTransformer(operator.itemgetter((slice(None), places)))
-members = [("deep", make_pipeline(pick, deep["trees"])), ("flat", flat["trees"])]
-vote = VotingClassifier([(name, FrozenEstimator(one)) for name, one in members], voting="soft")
-joblib.dump(vote.fit(numpy.zeros((2, len(known))), [0, 1]), f"{folder}/trees.joblib")
+vote = skops.io.load(f"{folder}/model.skops", trusted=trusted).named_estimators_
+known = [*vote["flat"]["columns"].get_feature_names_out()]
+def take(one):
+    places = [known.index(name) for name in one["columns"].get_feature_names_out()]
+    pick = FunctionTransformer(operator.itemgetter((slice(None), places)))
+    return make_pipeline(pick, *[step for _, step in one.steps[1:]])
+members = [(name, FrozenEstimator(take(one))) for name, one in vote.items()]
+whole = VotingClassifier(members, voting="soft").fit(numpy.zeros((2, len(known))), [0, 1])
+joblib.dump(whole, f"{folder}/trees.joblib")
 """
 
 
@@ -53,7 +55,7 @@ class Material:
     rows.parquet  every flight of the year, with features and outcome (null: it never arrived)
     flights.json  requests as clients send them
     inputs.json   the same flights as the model takes them: its inputs by name
-    model.skops   the estimator that was fitted; trees.joblib: its trees alone
+    model.skops   the estimator that was fitted; trees.joblib: the same on encoded numbers
     """
 
     folder: Path
@@ -203,12 +205,12 @@ def _fit(material: Material) -> None:
     import skops.io
 
     from flows.model import build_estimator
-    from flows.training_set import to_matrix
+    from flows.training_window import fit_staggered
     from services.package import TRUSTED_TYPES
 
     rows = material.read_rows().drop_nulls(PROBLEM.target)
     fitted = rows.filter(pl.col("decided_at") < MOMENT - timedelta(days=14))
-    estimator = build_estimator(PROBLEM).fit(to_matrix(fitted, PROBLEM), fitted[PROBLEM.target].to_numpy())
+    estimator = fit_staggered(build_estimator, fitted, PROBLEM, None)
     skops.io.dump(estimator, material.folder / "model.skops")
     # In a process of its own: what is imported here (dill, by way of Feast) changes how things are pickled,
     # and the peers' packages cannot read that.

@@ -1,4 +1,4 @@
-"""Ray Serve: one replica with the trees alone, on numbers that are encoded already."""
+"""Ray Serve: one replica with the model alone, on numbers that are encoded already."""
 
 import os
 import signal
