@@ -47,7 +47,7 @@ def test_a_months_first_decision_asks_and_no_other(asked_on, asks):
     assert ask(POLICIES["monthly"], situation("", asked_on=asked_on)).retrain is asks
 
 
-@pytest.mark.parametrize(("age", "asks"), [(38, False), (39, True)])
+@pytest.mark.parametrize(("age", "asks"), [(24, False), (25, True)])
 def test_the_default_asks_for_a_model_that_has_grown_old(age, asks):
     """A healthy champion is renewed too, once what it learned from is old enough."""
     trigger = ask(POLICIES[DEFAULT], situation("", "", age=age))
