@@ -28,7 +28,7 @@ from flows.training_window import Fitted, fit_by_evidence, tabulate
 
 HOLDOUT = timedelta(days=14)  # the newest labels: what the gate judges on, never fitted on
 MIN_ROWS = 5_000
-IMPORTANCE_ROWS = 2_000
+IMPORTANCE_ROWS = 3_000
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def measure_importance(estimator: Any, rows: pl.DataFrame, problem: Problem) -> 
         to_matrix(sample, problem),
         sample[problem.target].to_numpy(),
         scoring="roc_auc",
-        n_repeats=2,
+        n_repeats=1,  # as many rows again tell more than the same ones twice
         random_state=0,
     )
     means = np.maximum(result.importances_mean, 0.0)

@@ -20,7 +20,7 @@ from flows.training_set import to_matrix
 
 DAY = 86_400  # seconds
 STAGGER = timedelta(days=28)  # between what a vote's members learned from
-EARLIER = 0.6  # of the rows: members that learned from fewer would be others, not the same ones earlier
+EARLIER = 0.55  # of the rows: members that learned from fewer would be others, not the same ones earlier
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from flows.training_set import split_by_time
 from flows.training_window import fit_by_evidence
 
 Build = Callable[[Problem], Any]
+CHUNK = 5_000  # rows scored at once
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _fit_and_keep(
     found = fit_by_evidence(teaching.build, fitted, problem)
     estimator, learned, seconds = found.estimator, found.learned, time.perf_counter() - began
     first = record.find(until - teaching.holdout)
-    scores = predict(estimator, record.rows[first:], problem)
+    scores = _score(estimator, record.rows[first:], problem)
     told = {
         "until": until.isoformat(),
         "trained_until": learned[problem.decided_at].max().isoformat(),  # type: ignore[union-attr]
@@ -132,6 +133,17 @@ def _fit_and_keep(
         "first": first,
     }
     write_whole(file, pl.DataFrame({"score": scores}), {"model": json.dumps(told)})
+
+
+def _score(estimator: Any, rows: pl.DataFrame, problem: Problem) -> NDArray[np.float64]:
+    """Return the probability of the target for each row: as the service does, at half the time."""
+    from services.compiled import compile_estimator
+
+    compiled = compile_estimator(estimator, problem.feature_names)
+    if compiled is None:
+        return np.asarray(predict(estimator, rows, problem))
+    parts = rows.select(problem.feature_names).iter_slices(CHUNK)
+    return np.array([score for part in parts for score in compiled.score(part.to_dicts())])
 
 
 def _read_model(file: Path) -> ScoredModel:
