@@ -1,6 +1,7 @@
 """Each defence switched off in turn: the drill fails, and says which mode it was.
 
-One stack for all five, with a second service beside its own, whose contract check is off.
+One stack for all five, with a second service beside its own, whose contract check is off, and a keeper that
+looks at no release: the drill's own watch does all the looking.
 """
 
 import tempfile
@@ -25,10 +26,11 @@ Figure = dict[str, Any]
 OFF = {
     "silent": "the service's check of each input against the model's contract",
     "skew": "the skew probe",
-    "release": "the release watch",
+    "release": "the release watch, the keeper's looks included",
     "feedback": "the share of labels that a verdict waits for",
     "drift": "the monitor",
 }
+RUNNER = {"flows.deployments": "tests.proofs.unwatched"}
 
 
 def measure(chosen: str = "") -> Iterator[Figure]:
@@ -63,10 +65,13 @@ def switch_off(stage: Stage, mode: str, port: int) -> Stage:
 
 
 def build_both(settings: Settings, port: int) -> list[Service]:
-    """Return the stack's processes and one more service, which checks no input."""
+    """Return the stack's processes, no looks at releases among them, and a service that checks no input."""
     from flows.stack_services import build_services
 
-    made = build_services(settings)
+    made = [
+        replace(one, command=tuple(RUNNER.get(word, word) for word in one.command))
+        for one in build_services(settings)
+    ]
     whole = next(one for one in made if one.name == "service")
     own, other = f"{settings.service_port}", f"{port}"
     command = tuple(

@@ -5,6 +5,7 @@ from pathlib import Path
 from feature_repo.settings import Settings
 from flows.drill.defences import Defences
 from flows.drill.incident import MODES
+from flows.stack_services import build_services
 from tests.proofs.browser import read_counts
 from tests.proofs.defences import OFF, build_both
 
@@ -23,6 +24,15 @@ def test_the_second_service_differs_by_port_and_check_alone(tmp_path: Path) -> N
     assert "3456" not in " ".join((*other.command, other.health, other.url))
     assert "tests.proofs.unchecked:PredictionService" in other.command
     assert len(other.command) == len(whole.command)
+
+
+def test_the_runner_of_the_proof_looks_at_no_release(tmp_path: Path) -> None:
+    """It is the stack's own but for the keeper's looks, which would undo a bad release by themselves."""
+    settings = Settings(home=tmp_path, evidently_port=0)
+    [runner] = [one for one in build_both(settings, 4567) if one.name == "runner"]
+    assert "tests.proofs.unwatched" in runner.command
+    [own] = [one for one in build_services(settings) if one.name == "runner"]
+    assert len(runner.command) == len(own.command)
 
 
 def test_the_defences_of_a_drill_are_the_systems_own() -> None:
