@@ -21,7 +21,7 @@ from flows.stack_services import PROJECT
 from tests.ports import find_free_port
 from tests.proofs.monitored import PORTS, changed_environment
 
-FIRST, TRAINED = date(2013, 1, 1), date(2013, 3, 5)  # a window of the monitor begins with the second
+FIRST, TRAINED = date(2013, 1, 1), date(2013, 2, 26)  # a window of the monitor begins with the second
 DAYS = 9  # a week, until all of its labels are there, and two days beside a challenger
 PER_DAY = 150  # answers
 LEAST = 5.0
@@ -97,7 +97,7 @@ def exercise(settings: Settings, newer: int, begin: date) -> None:
         assert await_version(settings.service_url, newer, workers, 60) is not None
         rollback(reason="it was an exercise")
         assert await_version(settings.service_url, champion, workers, 60) is not None
-    skew_probe(since=datetime(2013, 3, 5, 5, tzinfo=UTC))
+    skew_probe(since=datetime(2013, 2, 26, 5, tzinfo=UTC))
 
 
 def run_tests(settings: Settings) -> None:
