@@ -68,15 +68,18 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     answers, version = _read_answers(project, rollout, until), str(rollout.version)
     # Until every worker has followed, the one before goes on answering.
     before = (pl.col("served_by") == "champion") & (pl.col("model_version") == str(rollout.baseline))
+    own = (pl.col("served_by") == "champion") & (pl.col("model_version") == version)
+    # MLflow's trouble passes; a version that nobody could ever load is its own.
+    elsewhere = ELSEWHERE if len(answers.filter(own)) else ("overloaded", "no_champion")
     asked = answers.filter(
-        ~before, ~pl.col("served_by").is_in(["challenger"]), ~pl.col("reason").is_in(ELSEWHERE)
+        ~before, ~pl.col("served_by").is_in(["challenger"]), ~pl.col("reason").is_in(elsewhere)
     )
     # An empty store starves any model; one that asks for more than the one before may have brought it about.
     starved = pl.col("reason") == STARVED
     if len(asked.filter(starved)) and not _asks_for_more(project, rollout):
         asked = asked.filter(~starved)
     failed = asked.filter(pl.col("reason").is_in(FAILURES))
-    mine = asked.filter(pl.col("served_by") == "champion", pl.col("model_version") == version)
+    mine = asked.filter(own)
     begun = rollout.terms.get("from")  # a record of before this was kept has the first answer's time
     first = datetime.fromisoformat(begun) if begun else mine["requested_at"].min()
     days = (until - first) / timedelta(days=1) if isinstance(first, datetime) else 0.0
