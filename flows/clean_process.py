@@ -25,4 +25,7 @@ def answer_in_clean_process(package: Path) -> tuple[float | None, str]:
         return None, f"no answer within {TIME_LIMIT} s"
     if done.returncode != 0:
         return None, done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no reason given"
-    return float(json.loads(done.stdout)["p95_ms"]), ""
+    try:
+        return float(json.loads(done.stdout)["p95_ms"]), ""
+    except (ValueError, KeyError, TypeError):
+        return None, f"it printed {done.stdout[:100]!r}"

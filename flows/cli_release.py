@@ -80,12 +80,12 @@ def rollout(
     from flows.rollout import judge_rollout, look
 
     project = _open(ctx.obj)
-    known = project.releases.current()
+    until = landed_until(project)
+    found = look(project, until) if act else None
+    known = found.rollout if found else project.releases.current()
     if known is None:
         _say("no release is under way; `perennial history` shows what was")
         return
-    until = landed_until(project)
-    found = look(project, until) if act else None
     action, reasons = (found.action, found.reasons) if found else judge_rollout(project, known, until)
     _say(f"version {known.version}, {known.state} since {known.since[:19]}, against version {known.baseline}")
     _say(f"{'done' if act else 'it says'}: {action}")

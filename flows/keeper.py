@@ -11,11 +11,13 @@ from contextlib import contextmanager
 
 from polars.exceptions import PanicException
 
+from feature_repo.errors import PerennialError
 from flows.project import Project
 from flows.release import reconcile_previous
 from services.registry_reader import RegistryReader
 
 PAUSE, LOOK_PAUSE = 0.5, 60.0  # seconds
+ALIASES, LOOK = "aliases are not followed", "no look at the rollout"
 
 log = logging.getLogger("perennial.keeper")
 
@@ -26,7 +28,7 @@ class Keeper:
     def __init__(self, project: Project, read: Callable[[], dict[str, int]]) -> None:
         self._project, self._read = project, read
         self._known: dict[str, int] | None = None
-        self._trouble = ""
+        self._trouble: dict[str, str] = {}  # what goes wrong, by job, as long as it does
 
     def tend(self) -> bool:
         """Reconcile if an alias moved; return whether it did. Trouble is told once, and tried again."""
@@ -35,33 +37,36 @@ class Keeper:
             named: dict[str, int] = {
                 alias: aliases[alias] for alias in ("champion", "challenger") if alias in aliases
             }
-            if named == self._known:
-                return False
-            reconcile_previous(self._project)
-            # As it was before: a click that came while we reconciled is seen the next time.
-            self._known, self._trouble = named, ""
-            return True
-        except (Exception, PanicException) as error:  # the thread must go on
-            if self._is_new(str(error)):
-                log.exception("aliases are not followed")
+            moved = named != self._known
+            if moved:
+                reconcile_previous(self._project)
+                # As it was before: a click that came while we reconciled is seen the next time.
+                self._known = named
+            self._trouble.pop(ALIASES, None)
+            return moved
+        except (Exception, PanicException) as error:  # noqa: BLE001 - the thread must go on
+            self._tell(ALIASES, error)
             return False
 
     def look(self) -> None:
         """Look at the release under way, and at what was clicked past the gate."""
-        from flows.ingest import landed_until
-        from flows.rollout import look
-
         try:
+            from flows.ingest import landed_until
+            from flows.rollout import look
+
             found = look(self._project, landed_until(self._project))
             if found and found.action != "go on":
                 log.warning("rollout of version %s: %s", found.rollout.version, found.action)
-        except (Exception, PanicException) as error:
-            if self._is_new(str(error)):
-                log.exception("no look at the rollout")
+            self._trouble.pop(LOOK, None)
+        except (Exception, PanicException) as error:  # noqa: BLE001
+            self._tell(LOOK, error)
 
-    def _is_new(self, trouble: str) -> bool:
-        known, self._trouble = self._trouble, trouble
-        return trouble != known
+    def _tell(self, job: str, error: BaseException) -> None:
+        """Tell trouble of one kind once, with its traceback where it is no error of ours."""
+        if self._trouble.get(job) != type(error).__name__:
+            ours = isinstance(error, PerennialError)
+            log.warning("%s: %s", job, error, exc_info=None if ours else error)
+        self._trouble[job] = type(error).__name__
 
 
 @contextmanager

@@ -6,8 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow
 
 from feature_repo.errors import GateClosed, PerennialError
 from flows.live_definitions import require_servable
@@ -66,7 +65,7 @@ def settle_rollouts(project: Project) -> None:
         override(project, rollout, f"version {current.version if current else 'none'} took its place")
     if champion is not None and champion == project.registry.aliases().get("challenger"):
         own = current.id if current and current.version == champion else None
-        withdraw(project, champion, "it is the champion now", name_caller(), own)
+        withdraw(project, champion, "it is the champion now", "reconciling", own, by_hand=False)
 
 
 def _settle(project: Project, rollout: Rollout, champion: int | None, challenger: int | None) -> None:
@@ -99,7 +98,7 @@ def override(project: Project, rollout: Rollout, why: str) -> None:
     """End a rollout that another took the place of, and its canary. To be called while holding."""
     beside = project.registry.aliases().get("challenger") == rollout.version
     if rollout.state == BESIDE and beside:
-        withdraw(project, rollout.version, why, "the end of its rollout", rollout.id)
+        withdraw(project, rollout.version, why, "the end of its rollout", rollout.id, by_hand=False)
     project.releases.end(rollout, "overridden", [why])
 
 
@@ -145,7 +144,7 @@ def make_champion(
         if current and current.id != rollout:
             end_rollout(project, f"{who} made version {version} the champion: {reason}")
         if registry.aliases().get("challenger") == version:
-            withdraw(project, version, "it is the champion now", who, rollout)
+            withdraw(project, version, "it is the champion now", who, rollout, by_hand=by_hand)
         registry.tag(version, "perennial.promoted", reason)
     except PerennialError as error:
         log.warning("version %s serves; the next command does what is left to do: %s", version, error)
@@ -173,10 +172,12 @@ def move_champion(
     state.finish(move, time.monotonic() - began)
 
 
-def withdraw(project: Project, version: int, reason: str, who: str, rollout: int | None) -> None:
+def withdraw(
+    project: Project, version: int, reason: str, who: str, rollout: int | None, *, by_hand: bool
+) -> None:
     """Take the challenger's alias away. To be called while holding."""
     state, began = project.releases, time.monotonic()
-    how = AUTOMATIC if rollout else BY_HAND
+    how = BY_HAND if by_hand else AUTOMATIC
     move = state.begin("challenger", version, None, who=who, how=how, reason=reason, rollout=rollout)
     project.registry.delete_alias("challenger")
     state.finish(move, time.monotonic() - began)
@@ -215,12 +216,19 @@ def _go_back(
 
 
 def _find_way_back(project: Project, champion: int | None, previous: int | None) -> int | None:
-    """Return the newest version that served; one that was rolled back only if no other is left."""
+    """Return the newest version that served; one that was rolled back only if no other is left.
+
+    Unless it was made champion again after its roll-back: whoever did that meant it.
+    """
     state = project.releases
-    moves = reversed([move for move in state.moves() if move.alias == "champion"])
-    served = [version for move in moves for version in (move.after, move.before)]
-    last = {rollout.version: rollout.state for rollout in state.rollouts()}
-    bad = [version for version in (previous, *served) if last.get(version or 0) == "rolled back"]
+    moves = [move for move in state.moves() if move.alias == "champion"]
+    back = {(rollout.id, rollout.version) for rollout in state.rollouts() if rollout.state == "rolled back"}
+    bad: list[int | None] = []
+    for move in moves:
+        if (move.rollout, move.before) in back:
+            bad.append(move.before)
+        bad = [version for version in bad if version != move.after]
+    served = [version for move in reversed(moves) for version in (move.after, move.before)]
     left = [version for version in (previous, *served) if version not in bad]
     for version in dict.fromkeys((*left, *bad)):
         if version is not None and version != champion and project.registry.has(version):
@@ -251,12 +259,6 @@ def name_caller() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name
         return "unknown"
-
-
-@task(name="release", cache_policy=NO_CACHE)
-def release(project: Project, version: int, reason: str) -> Move:
-    """Promote a version that the gate passed."""
-    return promote_version(project, version, reason)
 
 
 @flow(name="rollback")

@@ -114,7 +114,7 @@ def _release(project: Project, passed: Retrain, stage: Stage) -> Retrain:
     if met and serves not in {met, str(passed.version)}:
         why = f"the gate held it against champion {met}, {serves} serves now: retrain, or promote it by hand"
         return record_retrain(project.lake, replace(passed, state=HELD, why=why))
-    told = release_step(project, passed.version, passed.reason, stage)
+    told = release_step(project, passed.version, passed.reason, stage, met)
     return record_retrain(project.lake, replace(passed, state=RELEASED, released=told))
 
 
@@ -129,9 +129,10 @@ def _name_champion(project: Project) -> str:
 
 
 @task(name="release", cache_policy=NO_CACHE)
-def release_step(project: Project, version: int, reason: str, stage: Stage) -> str:
-    """Release a version that the gate passed; return how."""
-    rollout = release_passed(project, version, reason, stage=stage)
+def release_step(project: Project, version: int, reason: str, stage: Stage, met: str | None = None) -> str:
+    """Release a version that the gate passed, held against the champion that it `met`; return how."""
+    against = int(met) if met and met.isdecimal() else None
+    rollout = release_passed(project, version, reason, stage=stage, met=against)
     return f"{stage}: {rollout.state}"
 
 

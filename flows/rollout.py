@@ -35,38 +35,50 @@ from flows.watching import count_challenged, find_p95, gather_days, gather_watch
 from services.routing import TERMS, Stage, Terms, parse_terms
 
 CHALLENGE = SequentialPolicy()
-LEAST_DRAWN = 100  # answers that a share of failures is judged on
 LOOK = "the rollout's own look"  # who moved it, in the record
 
 
 def release_passed(
-    project: Project, version: int, reason: str, stage: Literal["full", "shadow", "canary"] = "full"
+    project: Project,
+    version: int,
+    reason: str,
+    stage: Literal["full", "shadow", "canary"] = "full",
+    met: int | None = None,
 ) -> Rollout:
     """Release a version that the gate passed: at once and under watch, or beside the champion first.
 
     Without a champion there is nothing to stand beside: it is promoted. Safe to repeat. Raises what
-    `promote_version` raises.
+    `promote_version` raises, and GateClosed if another than `met` serves, which the gate held it against.
     """
     champion = project.registry.aliases().get("champion")
     if stage != "full" and champion is not None and champion != version:
-        return challenge(project, version, reason, stage=stage, by_hand=False)
+        return challenge(project, version, reason, stage=stage, by_hand=False, met=met)
     terms = read_terms(project, version)
-    return promote_and_watch(project, version, reason, terms=terms)
+    return promote_and_watch(project, version, reason, terms=terms, met=met)
 
 
 def promote_and_watch(
-    project: Project, version: int, reason: str, *, terms: Terms, rollout: Rollout | None = None
+    project: Project,
+    version: int,
+    reason: str,
+    *,
+    terms: Terms,
+    rollout: Rollout | None = None,
+    met: int | None = None,
 ) -> Rollout:
     """Make a version the champion and watch it for its bake time. Safe to repeat.
 
-    Raises GateClosed if what serves, or what is under way, became another one meanwhile.
+    Raises GateClosed if what serves, or what is under way, became another one meanwhile, or if what serves
+    is not the champion that it `met`.
     """
     state = project.releases
     reconcile_previous(project)
-    known = _resume(project, state.current())
+    known = _resume(project)
     if known and (known.version, known.state) == (version, WATCHED):
         return known
     seen = _see(project)
+    if met is not None and seen[0] != version:
+        _require_same(project, version, (met, seen[1]))
     told = {**asdict(terms), "from": read_data_time(project)}
     try:
         require_promotable(project, version, by_hand=False)
@@ -79,7 +91,8 @@ def promote_and_watch(
     told["latency"] = {"counts": counts, "p95_ms": find_p95(counts, {})}
     with state.hold():
         reconcile_previous(project)
-        _require_same(project, version, seen if rollout is None else (seen[0], rollout.id))
+        own = rollout.id if rollout else None
+        _require_same(project, version, (seen[0], own or seen[1]), but_ended=own is None)
         if rollout is None:
             released = state.open_rollout(version, seen[0], told, RELEASING, [reason])
             _move_to(project, released, reason)
@@ -112,8 +125,12 @@ def _see(project: Project) -> tuple[int | None, int | None]:
     return project.registry.aliases().get("champion"), current.id if current else None
 
 
-def _require_same(project: Project, version: int, seen: tuple[int | None, int | None]) -> None:
-    if (found := _see(project)) == seen:
+def _require_same(
+    project: Project, version: int, seen: tuple[int | None, int | None], *, but_ended: bool = False
+) -> None:
+    """Raise GateClosed if another serves, or is under way; `but_ended`: what was may have come to its end."""
+    found = _see(project)
+    if found == seen or (but_ended and found == (seen[0], None)):
         return
     told, wanted = (f"champion {c or 'none'}, rollout {r or 'none'} under way" for c, r in (found, seen))
     raise GateClosed(
@@ -134,6 +151,7 @@ def challenge(
     bake: float | None = None,
     by_hand: bool = True,
     who: str = "",
+    met: int | None = None,
 ) -> Rollout:
     """Set a version beside the champion, or change the terms of one that stands there.
 
@@ -146,6 +164,8 @@ def challenge(
         champion = registry.aliases().get("champion")
         _require_challenger(project, version, champion, by_hand=by_hand)
         known = state.current()
+        if met is not None:
+            _require_same(project, version, (met, known.id if known else None))
         mine = known if known and (known.version, known.state) == (version, BESIDE) else None
         known_terms = read_terms(project, version, mine.terms) if mine else Terms()
         given = {"stage": stage, "share": share, "bake": bake}
@@ -181,7 +201,7 @@ def look(project: Project, until: datetime) -> Looked | None:
     seen serve before, which is watched whoever made it the champion.
     """
     reconcile_previous(project)
-    rollout = _resume(project, project.releases.current()) or judge_clicked(project) or watch_moved(project)
+    rollout = _resume(project) or judge_clicked(project) or watch_moved(project)
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
@@ -218,7 +238,8 @@ def watch_moved(project: Project) -> Rollout | None:
             return None
         terms = {**asdict(read_terms(project, version)), "from": read_data_time(project)}
         opened = state.open_rollout(version, baseline, terms, WATCHED, [last.reason])
-        return state.change(opened, since=last.at)
+        # A record is never earlier than the one before it, the clock that stamps answers may be.
+        return state.change(opened, since=min(last.at, now()))
 
 
 def judge_clicked(project: Project) -> Rollout | None:
@@ -244,14 +265,16 @@ def look_at_rollout(project: Project, until: datetime) -> str:
     return text
 
 
-def _resume(project: Project, rollout: Rollout | None) -> Rollout | None:
-    """Watch what became the champion just before a kill."""
-    if rollout is None or rollout.state == WATCHED:
-        return rollout
-    if project.registry.aliases().get("champion") != rollout.version:
-        return rollout
-    terms = {**rollout.terms, "from": read_data_time(project)}
-    return project.releases.change(rollout, state=WATCHED, since=now(), terms=terms)
+def _resume(project: Project) -> Rollout | None:
+    """Return the rollout under way; watch what became the champion just before a kill."""
+    with project.releases.hold():
+        rollout = project.releases.current()
+        if rollout is None or rollout.state == WATCHED:
+            return rollout
+        if project.registry.aliases().get("champion") != rollout.version:
+            return rollout
+        terms = {**rollout.terms, "from": read_data_time(project)}
+        return project.releases.change(rollout, state=WATCHED, since=now(), terms=terms)
 
 
 def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
@@ -274,9 +297,10 @@ def _find_failure(project: Project, rollout: Rollout, until: datetime) -> str:
     """Return why a canary's challenger cannot go on answering, or nothing."""
     if rollout.terms["stage"] != "canary":
         return ""
-    failed, drawn = count_challenged(project, rollout, until)
+    failed, minutes, drawn = count_challenged(project, rollout, until)
     policy = WatchPolicy()
-    if drawn < LEAST_DRAWN or bound_share(failed, drawn, policy.alpha) <= policy.failed:
+    few = drawn < policy.least or minutes < policy.minutes
+    if few or bound_share(failed, drawn, policy.alpha) <= policy.failed:
         return ""
     return f"errors: the challenger failed on {failed} of {drawn}, {policy.failed:.0%} allowed"
 
@@ -301,7 +325,7 @@ def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ..
         terms = read_terms(project, rollout.version, rollout.terms)
         return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
     if action == "stop":
-        withdraw(project, rollout.version, why, LOOK, rollout.id)
+        withdraw(project, rollout.version, why, LOOK, rollout.id, by_hand=False)
         return state.end(rollout, "stopped", reasons)
     if action == "roll back":
         roll_back(project, why, by_hand=False, who=LOOK, rollout=rollout.id)

@@ -5,8 +5,10 @@ to by when it was asked for, on the data's own. A day counts once the last label
 """
 
 import json
+import math
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from flows.policy.watch import Watched, is_slow
 from flows.project import Project
 from flows.release_state import Rollout
 from flows.served import parse_features
+from services.routing import falls_to_challenger
 
 REACH = timedelta(days=120)  # how far back of the data's time a release may have begun
 FAILURES = ("champion_failed", "champion_late", "champion_refused")
-# No model's doing: a full queue, and what MLflow did not hand out.
-ELSEWHERE = ("overloaded", "champion_unreachable", "no_champion")
+# No model's doing: a full queue, a request that no feature can be made of, no champion at all; and what
+# MLflow did not hand out, unless nobody could ever load it.
+ELSEWHERE = ("overloaded", "request_features_failed", "no_champion")
+UNREACHABLE = "champion_unreachable"
 STARVED = "features_unavailable"
 BUCKET = re.compile(r'^perennial_predict_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 START = re.compile(r"^perennial_start_timestamp_seconds (\S+)$", re.MULTILINE)
@@ -69,16 +74,14 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     # Until every worker has followed, the one before goes on answering.
     before = (pl.col("served_by") == "champion") & (pl.col("model_version") == str(rollout.baseline))
     own = (pl.col("served_by") == "champion") & (pl.col("model_version") == version)
-    # MLflow's trouble passes; a version that nobody could ever load is its own.
-    elsewhere = ELSEWHERE if len(answers.filter(own)) else ("overloaded", "no_champion")
-    asked = answers.filter(
-        ~before, ~pl.col("served_by").is_in(["challenger"]), ~pl.col("reason").is_in(elsewhere)
-    )
+    loaded = bool(len(answers.filter(own)))
+    elsewhere = (*ELSEWHERE, UNREACHABLE) if loaded else ELSEWHERE
+    asked = answers.filter(~before, pl.col("served_by") != "challenger", ~pl.col("reason").is_in(elsewhere))
     # An empty store starves any model; one that asks for more than the one before may have brought it about.
     starved = pl.col("reason") == STARVED
     if len(asked.filter(starved)) and not _asks_for_more(project, rollout):
         asked = asked.filter(~starved)
-    failed = asked.filter(pl.col("reason").is_in(FAILURES))
+    failed = asked.filter(pl.col("reason").is_in((*FAILURES, UNREACHABLE)))
     mine = asked.filter(own)
     begun = rollout.terms.get("from")  # a record of before this was kept has the first answer's time
     first = datetime.fromisoformat(begun) if begun else mine["requested_at"].min()
@@ -104,12 +107,17 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     )
 
 
-def count_challenged(project: Project, rollout: Rollout, until: datetime) -> tuple[int, int]:
-    """Return how many of the answers drawn to the challenger of a canary it failed to give, and how many."""
-    answers = _read_answers(project, rollout, until)
-    failed = answers["reason"].str.starts_with("challenger_")
-    given = (answers["served_by"] == "challenger") & (answers["model_version"] == str(rollout.version))
-    return int(failed.sum()), int((failed | (given & (answers["reason"] == "ok"))).sum())
+def count_challenged(project: Project, rollout: Rollout, until: datetime) -> tuple[int, int, int]:
+    """Return how many answers a canary's challenger failed to give, in how many minutes, and of how many.
+
+    Of what its hash draws to it: not what a header pinned to it, nor what another challenger was to answer.
+    """
+    answers, share = _read_answers(project, rollout, until), float(rollout.terms["share"])
+    mine = [falls_to_challenger(name, str(rollout.version), share) for name in answers["entity"]]
+    drawn = answers.filter(pl.Series(mine, dtype=pl.Boolean))
+    failed = drawn.filter(pl.col("reason").str.starts_with("challenger_"))
+    given = drawn.filter(pl.col("served_by") == "challenger", pl.col("reason") == "ok")
+    return len(failed), _count_minutes(failed), len(failed) + len(given)
 
 
 def read_latency(settings: Settings) -> dict[str, float]:
@@ -184,15 +192,24 @@ def _attach_outcomes(project: Project, answers: pl.DataFrame, until: datetime) -
 
 
 def _measure_alone(project: Project, rollout: Rollout) -> tuple[float, float] | None:
-    """Return what an answer takes of CPU, in ms, before and now; None if a version no longer answers."""
+    """Return what an answer takes of CPU, in ms, before and now; None where that cannot be compared.
+
+    A new version that does not answer where the one before does takes for ever.
+    """
     if rollout.baseline is None:
         return None
     try:
-        packages = [project.package(version) for version in (rollout.baseline, rollout.version)]
-        (before, _), (after, _) = map(answer_in_clean_process, packages)
+        before, after = (_measure_cpu(project.package(v)) for v in (rollout.baseline, rollout.version))
     except (PerennialError, OSError):
         return None
-    return None if before is None or after is None else (before, after)
+    return None if before == math.inf else (before, after)
+
+
+@lru_cache(maxsize=8)
+def _measure_cpu(package: Path) -> float:
+    """Return what one answer takes of CPU, in ms: measured once, for a package never changes."""
+    found, _ = answer_in_clean_process(package)
+    return math.inf if found is None else found
 
 
 def _compare_with_before(

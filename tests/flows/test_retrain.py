@@ -38,7 +38,7 @@ class World:
     def gate(self, project, candidate):
         return GateVerdict((Check("better", self.passes, "0.01 worse", "better"),), behind=0.01)
 
-    def release(self, project, version, reason, stage):
+    def release(self, project, version, reason, stage, met):
         if self.killed:
             raise KeyboardInterrupt
         self.released.append((version, stage))

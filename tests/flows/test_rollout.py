@@ -358,6 +358,36 @@ def test_the_way_back_is_not_to_what_was_just_rolled_back(project):
     assert promote_version(project, 3, "I mean it", by_hand=True).after == 3
 
 
+def test_what_a_person_put_back_is_a_way_back_again(project):
+    """Whoever made it champion once more after its roll-back meant it."""
+    for version in (1, 2):
+        release_passed(project, version, "on")
+    roll_back(project, "errors", by_hand=False, rollout=project.releases.current().id)
+    promote_version(project, 2, "it was the store", by_hand=True, who="ann")
+    release_passed(project, 3, "newer")
+    assert roll_back(project, "errors", by_hand=False, rollout=project.releases.current().id).after == 2
+
+
+def test_what_ended_meanwhile_stops_no_release(project, monkeypatch):
+    """A watch that came to its end while the monitors were asked is nobody who overtook."""
+    for version in (1, 2):
+        release_passed(project, version, "on")
+    watch = project.releases.current()
+    while_monitors_are_asked(monkeypatch, lambda: project.releases.end(watch, "kept", ["its bake time"]))
+    assert release_passed(project, 3, "newer").state == "watched"
+
+
+@pytest.mark.parametrize("stage", ["full", "shadow"])
+def test_a_verdict_against_another_champion_releases_nothing(project, stage):
+    """Whatever moved between the verdict and the release."""
+    for version in (1, 2):
+        release_passed(project, version, "on")
+    with pytest.raises(GateClosed, match="overtaken"):
+        release_passed(project, 3, "held against 1", stage=stage, met=1)
+    assert project.registry.named == {"champion": 2, "previous": 1}
+    assert release_passed(project, 3, "held against 2", stage=stage, met=2).state in {"watched", "beside"}
+
+
 def test_what_was_rolled_back_is_the_way_back_if_nothing_else_is_left(project):
     """As with two versions."""
     release_passed(project, 1, "first")

@@ -1,5 +1,6 @@
 """The watch: what breaks is rolled back, and what could not be judged is not called good."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_each_breach_is_named_and_rolls_back():
         "quality": replace(WELL, differences=0.1 + NOISE, sizes=[100] * 12),
         "errors": replace(WELL, failed=200, failed_minutes=3),
         "coverage": replace(WELL, answered=4_000, lacking_minutes=3),
-        "latency": replace(WELL, after_ms=80),
+        "latency": replace(WELL, after_ms=80, cpu_ms=(0.5, 40)),
     }
     for name, seen in broken.items():
         verdict = judge_watch(seen, 14)
@@ -45,7 +46,7 @@ def test_each_breach_is_named_and_rolls_back():
 
 
 def test_a_slow_machine_is_not_held_against_the_model():
-    """What a version takes of CPU alone tells who is slow; who cannot be asked alone is not believed."""
+    """What a version takes of CPU alone tells who is slow; where that is not known, nobody is."""
     slow = replace(WELL, before_ms=25, after_ms=100)
     busy = judge_watch(replace(slow, cpu_ms=(0.5, 0.6)), 14)
     assert busy.action == "go on"
@@ -53,7 +54,11 @@ def test_a_slow_machine_is_not_held_against_the_model():
     guilty = judge_watch(replace(slow, cpu_ms=(0.5, 40.0)), 14)
     assert guilty.action == "roll back"
     assert "alone it takes 40.00 ms of CPU" in guilty.reasons[0]
-    assert judge_watch(slow, 14).action == "roll back"
+    stuck = judge_watch(replace(slow, cpu_ms=(0.5, math.inf)), 14)
+    assert stuck.action == "roll back"
+    unknown = judge_watch(slow, 14)
+    assert unknown.action == "go on"
+    assert "is not known" in " ".join(unknown.reasons)
 
 
 def test_few_failures_are_no_breach():
