@@ -77,7 +77,7 @@ def rollout(
 ) -> None:
     """Look at the release under way: what is known, what follows, and why."""
     from flows.ingest import landed_until
-    from flows.rollout import judge_rollout, look
+    from flows.look import judge_rollout, look
 
     project = _open(ctx.obj)
     until = landed_until(project)

@@ -52,7 +52,7 @@ class Keeper:
         """Look at the release under way, and at what was clicked past the gate."""
         try:
             from flows.ingest import landed_until
-            from flows.rollout import look
+            from flows.look import look
 
             found = look(self._project, landed_until(self._project))
             if found and found.action != "go on":

@@ -23,7 +23,7 @@ ORPHAN, HINDSIGHT = "orphan", "hindsight"
 # duplicate  it says what the accepted one says
 # conflict   it says otherwise, and gave way
 # orphan     nobody asked about the thing, so far
-# hindsight  all who asked did so when it was known already
+# hindsight  all who asked did so when it was known already, by the source if it says anything
 FATES = (ACCEPTED, LATE, DUPLICATE, CONFLICT, ORPHAN, HINDSIGHT)
 TOLD_SCHEMA: Schema = {
     "entity": pl.String,

@@ -1,8 +1,9 @@
 """Retrain: train a candidate, let the gate decide, release it if it passed; keep what came of it.
 
 The same window of the monitor is answered once. After rejections in a row that came no nearer, requests
-that no person made are held until there is new evidence. A run that was killed between the gate's verdict
-and the release is made up for by the next one of the same key.
+that no person made are held until there is new evidence; so is what passed against a champion that serves
+no more. A run that was killed between the gate's verdict and the release is made up for by the next one of
+the same key.
 """
 
 import uuid

@@ -13,7 +13,8 @@ from flows.policy.patience import Tried
 
 TABLE = "retrains"
 INSTANT = pl.Datetime("us", "UTC")
-# held: nothing was trained; passed: released next, or not yet after a kill
+# held: nothing was trained, or what passed had met another champion
+# passed: released next, or not yet after a kill
 ASKED, HELD, REJECTED, PASSED, RELEASED = "asked", "held", "rejected", "passed", "released"
 ENDED = (REJECTED, PASSED, RELEASED)
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {

@@ -1,24 +1,16 @@
-"""Rollouts: a version beside the champion in shadow or canary, then as the champion under watch.
+"""Rollouts: a version is set beside the champion in shadow or canary, then made the champion and watched.
 
-Whatever a look decides, it decides of what it saw: if a person moved an alias meanwhile, the rollout is
-over and nothing is moved.
+What comes of it is for the looks to say (look.py).
 """
 
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from dataclasses import asdict
 from typing import Any, Literal
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import GateClosed, PerennialError
 from flows.ingest import landed_until
-from flows.policy.sequential import SequentialPolicy, compare
-from flows.policy.signals import bound_share
-from flows.policy.watch import WatchPolicy, judge_watch
 from flows.project import Project
 from flows.release import (
     make_champion,
@@ -26,16 +18,10 @@ from flows.release import (
     override,
     reconcile_previous,
     require_promotable,
-    roll_back,
-    withdraw,
 )
 from flows.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout, now
-from flows.summary import publish
-from flows.watching import count_challenged, find_p95, gather_days, gather_watch, read_latency
+from flows.watching import find_p95, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
-
-CHALLENGE = SequentialPolicy()
-LOOK = "the rollout's own look"  # who moved it, in the record
 
 
 def release_passed(
@@ -73,7 +59,7 @@ def promote_and_watch(
     """
     state = project.releases
     reconcile_previous(project)
-    known = _resume(project)
+    known = resume(project)
     if known and (known.version, known.state) == (version, WATCHED):
         return known
     seen = _see(project)
@@ -104,41 +90,6 @@ def promote_and_watch(
             )
         reconcile_previous(project)
         return state.rollout(released.id)
-
-
-def _move_to(project: Project, rollout: Rollout, reason: str) -> None:
-    """Make a rollout's version the champion; what fails once the alias has moved is made up for later."""
-    who = name_caller()
-    try:
-        make_champion(project, rollout.version, reason, by_hand=False, who=who, rollout=rollout.id)
-    except PerennialError as error:
-        if project.registry.aliases().get("champion") == rollout.version:
-            return
-        if rollout.state == RELEASING:
-            project.releases.end(rollout, "stopped", [f"could not be promoted: {error}"])
-        raise
-
-
-def _see(project: Project) -> tuple[int | None, int | None]:
-    """Return what serves, and the rollout under way."""
-    current = project.releases.current()
-    return project.registry.aliases().get("champion"), current.id if current else None
-
-
-def _require_same(
-    project: Project, version: int, seen: tuple[int | None, int | None], *, but_ended: bool = False
-) -> None:
-    """Raise GateClosed if another serves, or is under way; `but_ended`: what was may have come to its end."""
-    found = _see(project)
-    if found == seen or (but_ended and found == (seen[0], None)):
-        return
-    told, wanted = (f"champion {c or 'none'}, rollout {r or 'none'} under way" for c, r in (found, seen))
-    raise GateClosed(
-        f"release of version {version}, overtaken",
-        got=told,
-        expected=wanted,
-        next_step="Look at `perennial history`; promote it by hand, or retrain.",
-    )
 
 
 def challenge(
@@ -185,87 +136,7 @@ def challenge(
     return rollout
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What a look at a rollout came to: "promote", "stop", "roll back", "keep", "go on" or "overtaken"."""
-
-    rollout: Rollout
-    action: str
-    reasons: tuple[str, ...]
-
-
-def look(project: Project, until: datetime) -> Looked | None:
-    """Judge the rollout under way by what is known at `until`, and do what follows; None if there is none.
-
-    Looking again changes nothing, and a look never overrides a person: but for a version that nobody had
-    seen serve before, which is watched whoever made it the champion.
-    """
-    reconcile_previous(project)
-    rollout = _resume(project) or judge_clicked(project) or watch_moved(project)
-    if rollout is None or rollout.state not in {BESIDE, WATCHED}:
-        return None
-    action, reasons = judge_rollout(project, rollout, until)
-    with project.releases.hold():
-        reconcile_previous(project)
-        known = project.releases.current()
-        if known is None or (known.id, known.state, known.since) != (
-            rollout.id,
-            rollout.state,
-            rollout.since,
-        ):
-            return Looked(known or rollout, "overtaken", ("somebody moved an alias meanwhile",))
-        try:
-            return Looked(_act(project, rollout, action, reasons), action, reasons)
-        except PerennialError as error:
-            return Looked(rollout, "go on", (*reasons, f"cannot {action} now: {error}"))
-
-
-def watch_moved(project: Project) -> Rollout | None:
-    """Watch the champion if a person has made it that, past the gate, and it had never served; else None.
-
-    One that is made champion again after it was rolled back has served: a person's second word holds.
-    """
-    state = project.releases
-    with state.hold():
-        moves = [move for move in state.moves() if move.alias == "champion"]
-        if not moves or moves[-1].rollout is not None or state.current():
-            return None
-        last, version = moves[-1], moves[-1].after
-        baseline = last.before or project.registry.aliases().get("previous")
-        served = {move.before for move in moves} | {move.after for move in moves[:-1]}
-        watched = any(r.version == version and r.opened_at >= last.at for r in state.rollouts())
-        if version is None or baseline is None or version in served or watched:
-            return None
-        terms = {**asdict(read_terms(project, version)), "from": read_data_time(project)}
-        opened = state.open_rollout(version, baseline, terms, WATCHED, [last.reason])
-        # A record is never earlier than the one before it, the clock that stamps answers may be.
-        return state.change(opened, since=min(last.at, now()))
-
-
-def judge_clicked(project: Project) -> Rollout | None:
-    """Open the rollout of a challenger that a person set in MLflow, by the terms in its tag; else None."""
-    state = project.releases
-    with state.hold():
-        aliases = project.registry.aliases()
-        champion, challenger = aliases.get("champion"), aliases.get("challenger")
-        if state.current() or champion is None or challenger is None or challenger == champion:
-            return None
-        terms = {**asdict(read_terms(project, challenger)), "from": read_data_time(project)}
-        return state.open_rollout(challenger, champion, terms, BESIDE, ["set beside by hand, in MLflow"])
-
-
-@task(name="rollout", cache_policy=NO_CACHE)
-def look_at_rollout(project: Project, until: datetime) -> str:
-    """Look as a step of a larger flow, and show what it came to."""
-    found = look(project, until)
-    if found is None:
-        return "no release is under way"
-    text = f"version {found.rollout.version}: {found.action} ({'; '.join(found.reasons)})"
-    publish("rollout", text, "The release under way")
-    return text
-
-
-def _resume(project: Project) -> Rollout | None:
+def resume(project: Project) -> Rollout | None:
     """Return the rollout under way; watch what became the champion just before a kill."""
     with project.releases.hold():
         rollout = project.releases.current()
@@ -277,41 +148,12 @@ def _resume(project: Project) -> Rollout | None:
         return project.releases.change(rollout, state=WATCHED, since=now(), terms=terms)
 
 
-def judge_rollout(project: Project, rollout: Rollout, until: datetime) -> tuple[str, tuple[str, ...]]:
-    """Return what is to be done with a rollout, and why; nothing is done."""
-    if rollout.state == BESIDE:
-        if why := _find_failure(project, rollout, until):
-            return "stop", (why,)
-        found = compare(*gather_days(project, rollout, until), CHALLENGE)
-        gate = project.registry.read_version_tag(rollout.version, "perennial.gate")
-        if found.action == "promote" and gate != "passed":  # a person set it beside
-            return "stop", ("the gate did not pass it: surely better; promote it by hand", *found.reasons)
-        if found.action == "go on" and (late := _find_lateness(project, rollout, until)):
-            return "stop", (late, *found.reasons)
-        return found.action, found.reasons
-    verdict = judge_watch(gather_watch(project, rollout, until), float(rollout.terms["bake"]))
-    return verdict.action, verdict.reasons
-
-
-def _find_failure(project: Project, rollout: Rollout, until: datetime) -> str:
-    """Return why a canary's challenger cannot go on answering, or nothing."""
-    if rollout.terms["stage"] != "canary":
-        return ""
-    failed, minutes, drawn = count_challenged(project, rollout, until)
-    policy = WatchPolicy()
-    few = drawn < policy.least or minutes < policy.minutes
-    if few or bound_share(failed, drawn, policy.alpha) <= policy.failed:
-        return ""
-    return f"errors: the challenger failed on {failed} of {drawn}, {policy.failed:.0%} allowed"
-
-
-def _find_lateness(project: Project, rollout: Rollout, until: datetime) -> str:
-    """Return that the days ran out, told by the data's own time: days without a verdict count too."""
-    allowed = timedelta(days=CHALLENGE.max_days) + project.problem.horizon
-    begun = rollout.terms.get("from")
-    if begun is None or until - datetime.fromisoformat(begun) < allowed:
-        return ""
-    return f"no verdict in {CHALLENGE.max_days} days and the time that labels take"
+def read_terms(project: Project, version: int, known: Mapping[str, Any] | None = None) -> Terms:
+    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or the usual ones."""
+    try:
+        return parse_terms(project.registry.read_version_tag(version, TERMS))
+    except (ValueError, TypeError):
+        return parse_terms(json.dumps(known)) if known else Terms()
 
 
 def read_data_time(project: Project) -> str:
@@ -319,18 +161,39 @@ def read_data_time(project: Project) -> str:
     return landed_until(project).isoformat()
 
 
-def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
-    state, why = project.releases, "; ".join(reasons)
-    if action == "promote":
-        terms = read_terms(project, rollout.version, rollout.terms)
-        return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
-    if action == "stop":
-        withdraw(project, rollout.version, why, LOOK, rollout.id, by_hand=False)
-        return state.end(rollout, "stopped", reasons)
-    if action == "roll back":
-        roll_back(project, why, by_hand=False, who=LOOK, rollout=rollout.id)
-        return state.end(rollout, "rolled back", reasons)
-    return state.end(rollout, "kept", reasons) if action == "keep" else rollout
+def _move_to(project: Project, rollout: Rollout, reason: str) -> None:
+    """Make a rollout's version the champion; what fails once the alias has moved is made up for later."""
+    who = name_caller()
+    try:
+        make_champion(project, rollout.version, reason, by_hand=False, who=who, rollout=rollout.id)
+    except PerennialError as error:
+        if project.registry.aliases().get("champion") == rollout.version:
+            return
+        if rollout.state == RELEASING:
+            project.releases.end(rollout, "stopped", [f"could not be promoted: {error}"])
+        raise
+
+
+def _see(project: Project) -> tuple[int | None, int | None]:
+    """Return what serves, and the rollout under way."""
+    current = project.releases.current()
+    return project.registry.aliases().get("champion"), current.id if current else None
+
+
+def _require_same(
+    project: Project, version: int, seen: tuple[int | None, int | None], *, but_ended: bool = False
+) -> None:
+    """Raise GateClosed if another serves, or is under way; `but_ended`: what was may have come to its end."""
+    found = _see(project)
+    if found == seen or (but_ended and found == (seen[0], None)):
+        return
+    told, wanted = (f"champion {c or 'none'}, rollout {r or 'none'} under way" for c, r in (found, seen))
+    raise GateClosed(
+        f"release of version {version}, overtaken",
+        got=told,
+        expected=wanted,
+        next_step="Look at `perennial history`; promote it by hand, or retrain.",
+    )
 
 
 def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
@@ -354,14 +217,6 @@ def _set_challenger(
     move = state.begin("challenger", before, version, who=who, how=how, reason=reason, rollout=rollout.id)
     registry.set_alias("challenger", version)
     state.finish(move, time.monotonic() - began)
-
-
-def read_terms(project: Project, version: int, known: Mapping[str, Any] | None = None) -> Terms:
-    """Return the terms in a version's tag; if it cannot be read, those of the rollout, or the usual ones."""
-    try:
-        return parse_terms(project.registry.read_version_tag(version, TERMS))
-    except (ValueError, TypeError):
-        return parse_terms(json.dumps(known)) if known else Terms()
 
 
 def _require_challenger(project: Project, version: int, champion: int | None, *, by_hand: bool) -> None:

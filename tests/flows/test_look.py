@@ -12,8 +12,9 @@ import pytest
 
 from feature_repo.contract import Period
 from flows.label import LABEL_SCHEMA, TABLE
+from flows.look import look
 from flows.release import promote_version, reconcile_previous
-from flows.rollout import challenge, look, release_passed
+from flows.rollout import challenge, release_passed
 from flows.watching import STARVED
 from services.journal import Prediction, ShadowScore, format_instant
 from services.routing import TERMS, falls_to_challenger, parse_terms

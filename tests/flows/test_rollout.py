@@ -8,9 +8,10 @@ import pytest
 
 from feature_repo.errors import GateClosed, MonitorsDown, RegistryUnavailable, ReleaseBusy
 from flows.keeper import Keeper
+from flows.look import look
 from flows.release import promote_version, reconcile_previous, roll_back
 from flows.release_state import ReleaseState
-from flows.rollout import challenge, look, promote_and_watch, release_passed
+from flows.rollout import challenge, promote_and_watch, release_passed
 from flows.served_history import find_served, list_spells
 from services.routing import TERMS, Terms, parse_terms
 from tests import toy

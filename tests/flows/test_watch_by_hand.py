@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from flows.look import watch_moved
 from flows.release import promote_version, reconcile_previous
-from flows.rollout import release_passed, watch_moved
+from flows.rollout import release_passed
 from tests.packages import FakeRegistry
 
 

@@ -90,6 +90,21 @@ def test_equal_models_are_rarely_called_better(days: int) -> None:
     assert 0.015 <= better / draws <= 0.04
 
 
+@pytest.mark.parametrize(("by", "most"), [("days", 0.04), ("rows", 1.0)])
+def test_a_candidate_that_is_no_better_rarely_passes(by: str, most: float) -> None:
+    """Two models that are off by as much, on days of their own; told the rows apart, many more would pass."""
+    passed, draws = 0, 200
+    for seed in range(draws):
+        evidence, rng = make_evidence(seed=seed), np.random.default_rng(seed + 1_000)
+        logit = np.log(evidence.candidate / (1 - evidence.candidate))
+        one, other = (1 / (1 + np.exp(-(logit + rng.normal(0, 0.4, DAYS)[evidence.days]))) for _ in range(2))
+        days = evidence.days if by == "days" else np.arange(ROWS)
+        told = dataclasses.replace(evidence, candidate=one, rivals={"champion": other}, days=days, slices={})
+        passed += judge(told, GatePolicy(resamples=300)).passed
+    assert passed <= most * draws
+    assert by == "days" or passed > 0.1 * draws
+
+
 def test_one_day_is_no_evidence() -> None:
     """Of its spread nothing is known, whatever its rows say; neither can a slice of one day be worse."""
     mean, low, high = resample_days(np.ones(500), np.zeros(500, dtype=np.int64), 0.95, 100, 0)
