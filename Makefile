@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
 
-demo: $(STAMP) ## Show the whole loop on real flights, from nothing, in about ten minutes
+demo: $(STAMP) ## Show the whole loop on real flights, from nothing, in about thirteen minutes
 	@$(BIN)/perennial demo
 
 drill: $(STAMP) ## Break it in five ways and see each one noticed and over; under 15 minutes

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 LINE_SECONDS = 5.0  # from one line to the next, where the output is no terminal
 SLOWER = 12  # lines in the time so far, at most: what takes long says so less often
 # Seconds that work takes the first time, on two cores with nothing else to do; roughly.
-FIRST = {"demo": 600.0, "backfill": 90.0, "retrain": 45.0, "hourly-ingest": 10.0, "doctor": 15.0}
+FIRST = {"demo": 780.0, "backfill": 90.0, "retrain": 45.0, "hourly-ingest": 10.0, "doctor": 15.0}
 MANY = 10  # steps that say more about the rest than the last time does
 KEPT = "timings.json"  # under the home
 
