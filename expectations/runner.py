@@ -4,6 +4,7 @@ Rules on rows are judged over the rows, rules on the batch over its profile, whi
 from the batch's own past are limits on measures of that profile, a row a measure.
 """
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -157,12 +158,16 @@ def draw(verdicts: Sequence[Verdict], title: str, profile: Mapping[str, float]) 
 
 
 def _tell(verdict: Verdict, profile: Mapping[str, float]) -> Any:
+    from great_expectations.util import convert_to_json_serializable
+
     # A rule that held was asked for yes or no only; the page says what that means.
     result = copy(verdict.result)
     if result.success:
         none = {"unexpected_count": 0, "unexpected_percent": 0.0, "element_count": profile.get("rows")}
         measure = verdict.rule.columns[0]
         result.result = {"observed_value": profile[measure]} if measure in profile else none
+    # Pandas computes NumPy's numbers, whose text the page takes for no number; as JSON they are plain ones.
+    result.result = json.loads(json.dumps(convert_to_json_serializable(result.result)))
     return result
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # What a stack keeps under its home.
 STATE = (
-    *("lake", "feast", "journal", "models", "packages", "prefect", "mlflow"),
-    *("reports", "pages", "metrics", "lineage"),
+    *("lake", "feast", "journal", "models", "packages", "prefect", "mlflow", "artifacts"),
+    *("releases", "reports", "pages", "metrics", "lineage", "monitoring", "replicas", "backtest"),
 )
 
 

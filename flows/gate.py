@@ -14,9 +14,8 @@ from flows.clean_process import answer_in_clean_process
 from flows.gate_evidence import describe_inputs, remake_values, score_rivals
 from flows.policy.gate import Evidence, GateVerdict, judge
 from flows.project import Project
+from flows.retrain_records import MET
 from flows.train import Candidate
-
-MET = "perennial.gate_champion"  # tag of a version: the champion that the gate held it against, or "none"
 
 
 def judge_candidate(project: Project, candidate: Candidate) -> GateVerdict:

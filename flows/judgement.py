@@ -1,8 +1,10 @@
 """One window of answers, judged against what the champion was built on and by the labels it has."""
 
+import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -36,6 +38,8 @@ from flows.served import (
 )
 from flows.skew import TABLE as SKEW
 from flows.verdicts import WindowVerdict, read_estimates, record_verdict
+
+log = logging.getLogger("perennial.monitor")
 
 
 def monitor_window(
@@ -98,11 +102,21 @@ def monitor_window(
     )
     if drift.enough and draw:
         drawn = _attach_labels(current, labels, problem.target) if quality.quality else current
-        verdict = report_window(
+        verdict = _draw_report(
             verdict, problem.name, drawn, champion.reference, columns, target=problem.target, folder=reports
         )
     record_verdict(lake, verdict)
     return verdict
+
+
+def _draw_report(verdict: WindowVerdict, *given: Any, **named: Any) -> WindowVerdict:
+    """Have the window's report drawn. One that cannot be, is told of: the verdict does not hang on it."""
+    try:
+        return report_window(verdict, *given, **named)
+    except Exception as error:
+        log.exception("no report of %s could be drawn", verdict.key)
+        told = f"no report: {type(error).__name__} when it was drawn"
+        return replace(verdict, reasons=(*verdict.reasons, told))
 
 
 def _judge_labels(

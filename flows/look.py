@@ -6,6 +6,7 @@ over and nothing is moved.
 
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,9 +18,9 @@ from flows.policy.watch import WatchPolicy, judge_watch
 from flows.project import Project
 from flows.release import reconcile_previous, roll_back, withdraw
 from flows.release_state import BESIDE, WATCHED, Rollout, now
-from flows.rollout import promote_and_watch, read_data_time, read_terms, resume
+from flows.rollout import make_ready, promote_and_watch, read_data_time, read_terms, resume
 from flows.summary import publish
-from flows.watching import count_challenged, gather_days, gather_watch
+from flows.watching import count_challenged, count_days_asked, gather_days, gather_watch
 
 CHALLENGE = SequentialPolicy()
 BY = "the rollout's own look"  # who moved it, in the record
@@ -45,6 +46,11 @@ def look(project: Project, until: datetime) -> Looked | None:
     if rollout is None or rollout.state not in {BESIDE, WATCHED}:
         return None
     action, reasons = judge_rollout(project, rollout, until)
+    try:
+        # Its monitors are asked before the lock: a way back waits for nothing.
+        readied = _ready(project, rollout) if action == "promote" else {}
+    except PerennialError as error:
+        return Looked(rollout, "go on", (*reasons, f"cannot promote now: {error}"))
     with project.releases.hold():
         reconcile_previous(project)
         known = project.releases.current()
@@ -55,7 +61,7 @@ def look(project: Project, until: datetime) -> Looked | None:
         ):
             return Looked(known or rollout, "overtaken", ("somebody moved an alias meanwhile",))
         try:
-            return Looked(_act(project, rollout, action, reasons), action, reasons)
+            return Looked(_act(project, rollout, action, reasons, readied), action, reasons)
         except PerennialError as error:
             return Looked(rollout, "go on", (*reasons, f"cannot {action} now: {error}"))
 
@@ -139,14 +145,23 @@ def _find_lateness(project: Project, rollout: Rollout, until: datetime) -> str:
     begun = rollout.terms.get("from")
     if begun is None or until - datetime.fromisoformat(begun) < allowed:
         return ""
+    # Days that landed in bulk, on which nobody asked, are none of the experiment.
+    lasted = datetime.fromisoformat(now()) - datetime.fromisoformat(rollout.since)
+    if lasted < allowed and count_days_asked(project, rollout, until) < CHALLENGE.max_days:
+        return ""
     return f"no verdict in {CHALLENGE.max_days} days and the time that labels take"
 
 
-def _act(project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...]) -> Rollout:
+def _ready(project: Project, rollout: Rollout) -> dict[str, Any]:
+    return make_ready(project, rollout.version, read_terms(project, rollout.version, rollout.terms))
+
+
+def _act(
+    project: Project, rollout: Rollout, action: str, reasons: tuple[str, ...], readied: dict[str, Any]
+) -> Rollout:
     state, why = project.releases, "; ".join(reasons)
     if action == "promote":
-        terms = read_terms(project, rollout.version, rollout.terms)
-        return promote_and_watch(project, rollout.version, why, terms=terms, rollout=rollout)
+        return promote_and_watch(project, rollout.version, why, rollout=rollout, readied=readied)
     if action == "stop":
         withdraw(project, rollout.version, why, BY, rollout.id, by_hand=False)
         return state.end(rollout, "stopped", reasons)

@@ -18,6 +18,7 @@ from flows.lineage import emit_features, emit_ingest, emit_label, emit_monitor
 from flows.look import look_at_rollout
 from flows.manifests import LANDED, STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
+from flows.passed import release_waiting_step
 from flows.progress import report
 from flows.project import Project, open_project
 from flows.release import reconcile_previous
@@ -80,6 +81,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
     )
     announce(project)
     look_at_rollout(project, period.until)
+    release_waiting_step(project)
     emit_monitor(project, champion, [verdict.window for verdict in findings.verdicts])
     return {"labels": counts, "retrain_asked": findings.asked}
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from flows.label import TABLE as LABELS
 from flows.label import Predictions
 from flows.policy.trigger import Trigger, TriggerPolicy, decide
 from flows.project import Project
+from flows.retrain_records import ASKED, read_retrains
 from flows.served import Champion, read_champion
 from flows.verdicts import (
+    Request,
     WindowVerdict,
     describe,
     name_window,
@@ -32,6 +34,7 @@ from flows.verdicts import (
 
 EVENT = "perennial.verdict.retrain"
 POLICY = TriggerPolicy()
+PATIENCE = timedelta(hours=6)  # of wall-clock time, in which a retrain that was asked for comes to an end
 NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -49,39 +52,47 @@ class Findings:
     asked: bool = False  # a retrain was asked for in this very run
 
 
-def evaluate(
-    lake: Lake,
-    problem: Problem,
-    window: Period,
-    champion: Champion,
-    *,
-    now: datetime,
-    emit: Emit,
-    policy: TriggerPolicy = POLICY,
-) -> tuple[Trigger, bool]:
-    """Decide over the version's recorded windows and, if they say so, ask for a retrain once an incident.
-
-    The request is recorded after the event was taken: a kill in between sends it again, under the same
-    event id and window, by which the retrain runs once. Returns the decision and whether it asked now.
-    """
-    requests, key = read_requests(lake, champion.version), name_window(window, champion.version)
+def evaluate(lake: Lake, window: Period, champion: Champion, policy: TriggerPolicy = POLICY) -> Trigger:
+    """Decide over the version's recorded windows up to this one."""
+    requests = read_requests(lake, champion.version)
     # The version still serves, so whatever was asked for before brought no new champion.
-    rejected = max((at for at in requests.values() if at < window.until), default=None)
+    rejected = max((one.until for one in requests.values() if one.until < window.until), default=None)
     since = window.until - policy.of * policy.window
     history = read_history(lake, champion.version, Period(since, window.until), policy.window)
-    trigger = decide(history, policy, trained=champion.trained_until, rejected=rejected)
-    if not trigger.retrain or key in requests:
-        return trigger, False
+    return decide(history, policy, trained=champion.trained_until, rejected=rejected)
+
+
+def ask_for_retrain(
+    lake: Lake, problem: Problem, window: Period, version: str, trigger: Trigger, *, now: datetime, emit: Emit
+) -> bool:
+    """Ask for a retrain because of a window, once; return whether that was now.
+
+    The request is recorded after the event was taken: a kill in between sends it again, under the same
+    event id and window, by which the retrain runs once. It is sent anew if what it asked for never ran to
+    its end: a runner was killed, or the run was cancelled for another that was under way.
+    """
+    key = name_window(window, version)
+    asked = read_requests(lake, version).get(key)
+    if asked and not _is_lost(lake, key, asked):
+        return False
     payload = {
         "until": now.isoformat(),
         "window": key,
-        "model_version": champion.version,
+        "model_version": version,
         "causes": ", ".join(trigger.causes),
         "reasons": "; ".join(trigger.reasons),
+        "attempt": asked.attempt + 1 if asked else 1,
     }
     emit(problem.name, payload)
-    record_request(lake, key, champion.version, window.until, payload)
-    return trigger, True
+    record_request(lake, key, version, window.until, payload)
+    return True
+
+
+def _is_lost(lake: Lake, key: str, asked: Request) -> bool:
+    """Return whether a request of a while ago brought no retrain that came to an end."""
+    if datetime.now(UTC) - asked.sent_at < PATIENCE:
+        return False
+    return not any(one.key == key and one.state != ASKED for one in read_retrains(lake))
 
 
 def list_windows(problem: Problem, until: datetime, policy: TriggerPolicy = POLICY) -> list[Period]:
@@ -125,11 +136,13 @@ def run_monitor(
             if window in fresh
             else None
         )
-        trigger, asked = evaluate(
-            lake, problem, window, champion, now=until, emit=emit or emit_retrain, policy=policy
-        )
+        trigger, asked = evaluate(lake, window, champion, policy), False
         if judged:
             show(problem.name, describe(judged, trigger, str(reports)))
+        if trigger.retrain:
+            asked = ask_for_retrain(
+                lake, problem, window, version, trigger, now=until, emit=emit or emit_retrain
+            )
         verdicts = (*findings.verdicts, judged) if judged else findings.verdicts
         findings = replace(findings, verdicts=verdicts, trigger=trigger, asked=findings.asked or asked)
     days = watch_days(lake, journal, problem, package, reports, version=version, until=until, publish=show)
@@ -153,7 +166,7 @@ def emit_retrain(name: str, payload: Mapping[str, Any]) -> None:
         resource={"prefect.resource.id": f"perennial.model.{name}", "prefect.resource.name": name},
         related=[run] if flow_run.id else [],
         payload=dict(payload),
-        id=uuid.uuid5(uuid.NAMESPACE_URL, f"{EVENT}/{name}/{payload['window']}"),
+        id=uuid.uuid5(uuid.NAMESPACE_URL, f"{EVENT}/{name}/{payload['window']}/{payload['attempt']}"),
     )
     with get_client(sync_client=True) as client:
         client.request("POST", "/events", json=[event.model_dump(mode="json")]).raise_for_status()

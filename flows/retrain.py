@@ -2,21 +2,20 @@
 
 The same window of the monitor is answered once. After rejections in a row that came no nearer, requests
 that no person made are held until there is new evidence; so is what passed against a champion that serves
-no more. A run that was killed between the gate's verdict and the release is made up for by the next one of
-the same key.
+no more. What passed and could not be released, for a kill, a monitor that was down, or a person's own
+experiment, is released by the loop's next day or the next retrain.
 """
 
 import uuid
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 
 from flows.code_version import read_code_version
-from flows.gate import MET, gate
+from flows.gate import gate
 from flows.ingest import landed_until
+from flows.passed import Stage, name_champion, release_judged, release_waiting
 from flows.policy.gate import GateVerdict
 from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
 from flows.progress import report
@@ -25,7 +24,6 @@ from flows.retrain_records import (
     HELD,
     PASSED,
     REJECTED,
-    RELEASED,
     Retrain,
     list_tried,
     now,
@@ -33,12 +31,9 @@ from flows.retrain_records import (
     record_retrain,
     tell_tried,
 )
-from flows.rollout import release_passed
 from flows.summary import publish_table
 from flows.train import train
 from flows.training_window import tabulate
-
-Stage = Literal["full", "shadow", "canary"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,8 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
     key = request.window or request.key or str(uuid.uuid4())
     left = next((one for one in history if one.key == key and one.state == PASSED), None)
     if left is not None:
-        return _release(project, left, request.stage)
+        return release_judged(project, left)
+    release_waiting(project)
     begun = Retrain(
         key=key,
         asked_at=now(),
@@ -72,6 +68,7 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
         reason=request.reason,
         window=request.window,
         evidence=_describe_evidence(project),
+        stage=request.stage,
     )
     leave = may_retrain(
         list_tried(history),
@@ -98,7 +95,7 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
         behind=verdict.behind,
     )
     record_retrain(project.lake, judged)
-    return _release(project, judged, request.stage) if verdict.passed else judged
+    return release_judged(project, judged) if verdict.passed else judged
 
 
 def _hold(project: Project, begun: Retrain, why: str, history: list[Retrain]) -> Retrain:
@@ -109,32 +106,8 @@ def _hold(project: Project, begun: Retrain, why: str, history: list[Retrain]) ->
     return record_retrain(project.lake, held)
 
 
-def _release(project: Project, passed: Retrain, stage: Stage) -> Retrain:
-    assert passed.version is not None, "only what was trained passes"
-    met, serves = project.registry.read_version_tag(passed.version, MET), _name_champion(project)
-    if met and serves not in {met, str(passed.version)}:
-        why = f"the gate held it against champion {met}, {serves} serves now: retrain, or promote it by hand"
-        return record_retrain(project.lake, replace(passed, state=HELD, why=why))
-    told = release_step(project, passed.version, passed.reason, stage, met)
-    return record_retrain(project.lake, replace(passed, state=RELEASED, released=told))
-
-
 def _describe_evidence(project: Project) -> str:
-    return (
-        f"champion {_name_champion(project)}, {project.problem.feature_service}, code {read_code_version()}"
-    )
-
-
-def _name_champion(project: Project) -> str:
-    return str(project.registry.aliases().get("champion") or "none")
-
-
-@task(name="release", cache_policy=NO_CACHE)
-def release_step(project: Project, version: int, reason: str, stage: Stage, met: str | None = None) -> str:
-    """Release a version that the gate passed, held against the champion that it `met`; return how."""
-    against = int(met) if met and met.isdecimal() else None
-    rollout = release_passed(project, version, reason, stage=stage, met=against)
-    return f"{stage}: {rollout.state}"
+    return f"champion {name_champion(project)}, {project.problem.feature_service}, code {read_code_version()}"
 
 
 @flow(name="retrain")

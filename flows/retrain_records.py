@@ -12,9 +12,10 @@ from feature_repo.lake import Lake
 from flows.policy.patience import Tried
 
 TABLE = "retrains"
+MET = "perennial.gate_champion"  # tag of a version: the champion that the gate held it against, or "none"
 INSTANT = pl.Datetime("us", "UTC")
 # held: nothing was trained, or what passed had met another champion
-# passed: released next, or not yet after a kill
+# passed: released next, or once nothing is in its way any more
 ASKED, HELD, REJECTED, PASSED, RELEASED = "asked", "held", "rejected", "passed", "released"
 ENDED = (REJECTED, PASSED, RELEASED)
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -32,6 +33,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "why": pl.String,
     "behind": pl.Float64,
     "released": pl.String,
+    "stage": pl.String,
 }
 
 
@@ -45,7 +47,8 @@ class Retrain:
     learned_from  the window of the past that it chose; `tried`: all that it compared, as JSON
     why           the gate's reasons, or why it was held
     behind        log loss above that of the champion, on the rows judged; below 0 it is better
-    released      how: the rollout's stage and state
+    stage         how it is to be released: "full", "shadow" or "canary"
+    released      how it was: the rollout's stage and state, or what it waits for
     """
 
     key: str
@@ -62,6 +65,7 @@ class Retrain:
     why: str = ""
     behind: float | None = None
     released: str = ""
+    stage: str = "full"
 
 
 def read_retrains(lake: Lake) -> list[Retrain]:
@@ -69,7 +73,9 @@ def read_retrains(lake: Lake) -> list[Retrain]:
     rows = lake.read(TABLE)
     if not rows.width:
         return []
-    known = rows.select(list(SCHEMA)).sort("asked_at", "key")
+    if "stage" not in rows.columns:  # records of before it was kept
+        rows = rows.with_columns(stage=pl.lit("full"))
+    known = rows.with_columns(pl.col("stage").fill_null("full")).select(list(SCHEMA)).sort("asked_at", "key")
     return [Retrain(**row) for row in known.iter_rows(named=True)]
 
 
@@ -82,7 +88,10 @@ def record_retrain(lake: Lake, retrain: Retrain) -> Retrain:
 def list_tried(retrains: Sequence[Retrain]) -> list[Tried]:
     """Return those that came to a verdict, in logical order, as the policy takes them."""
     ended = sorted((one for one in retrains if one.state in ENDED), key=lambda one: (one.until, one.asked_at))
-    return [Tried(one.until, one.state != REJECTED, one.window, one.evidence, one.behind) for one in ended]
+    return [
+        Tried(one.until, one.state != REJECTED, one.window, one.evidence, one.behind, one.cause)
+        for one in ended
+    ]
 
 
 def tell_tried(tried: Sequence[dict[str, Any]]) -> str:

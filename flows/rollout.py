@@ -39,8 +39,24 @@ def release_passed(
     champion = project.registry.aliases().get("champion")
     if stage != "full" and champion is not None and champion != version:
         return challenge(project, version, reason, stage=stage, by_hand=False, met=met)
-    terms = read_terms(project, version)
-    return promote_and_watch(project, version, reason, terms=terms, met=met)
+    return promote_and_watch(project, version, reason, met=met)
+
+
+def find_hindrance(project: Project, version: int, stage: str) -> str:
+    """Return what a release that nobody asked for by hand has to wait for, or nothing.
+
+    What a person set beside the champion is not ended by it; nor is a watch by one that is to stand beside.
+    """
+    reconcile_previous(project)
+    known = project.releases.current()
+    if known is None or known.version == version:
+        return ""
+    moves = [m for m in project.releases.moves() if (m.alias, m.after) == ("challenger", known.version)]
+    if known.state == BESIDE and moves and moves[-1].how != AUTOMATIC:
+        return f"version {known.version}, which {moves[-1].who} set beside the champion, is under way"
+    if known.state == WATCHED and stage != "full":
+        return f"version {known.version} is watched, and would not be any more"
+    return ""
 
 
 def promote_and_watch(
@@ -48,12 +64,13 @@ def promote_and_watch(
     version: int,
     reason: str,
     *,
-    terms: Terms,
     rollout: Rollout | None = None,
     met: int | None = None,
+    readied: dict[str, Any] | None = None,
 ) -> Rollout:
     """Make a version the champion and watch it for its bake time. Safe to repeat.
 
+    `rollout` is its own, if it stood beside the champion; `readied` is what `make_ready` said of it just now.
     Raises GateClosed if what serves, or what is under way, became another one meanwhile, or if what serves
     is not the champion that it `met`.
     """
@@ -65,16 +82,14 @@ def promote_and_watch(
     seen = _see(project)
     if met is not None and seen[0] != version:
         _require_same(project, version, (met, seen[1]))
-    told = {**asdict(terms), "from": read_data_time(project)}
+    terms = read_terms(project, version)
     try:
-        require_promotable(project, version, by_hand=False)
+        told = readied or make_ready(project, version, terms)
     except PerennialError as error:
         if rollout is None:
-            failed = state.open_rollout(version, seen[0], told, RELEASING, [reason])
+            failed = state.open_rollout(version, seen[0], asdict(terms), RELEASING, [reason])
             state.end(failed, "stopped", [f"could not be promoted: {error}"])
         raise
-    counts = read_latency(project.settings)
-    told["latency"] = {"counts": counts, "p95_ms": find_p95(counts, {})}
     with state.hold():
         reconcile_previous(project)
         own = rollout.id if rollout else None
@@ -90,6 +105,17 @@ def promote_and_watch(
             )
         reconcile_previous(project)
         return state.rollout(released.id)
+
+
+def make_ready(project: Project, version: int, terms: Terms) -> dict[str, Any]:
+    """Return what a watch over a version begins with: its terms, the data's time, how answers take.
+
+    Raises what `require_promotable` raises. It asks the monitors, which may take a while: not while holding.
+    """
+    require_promotable(project, version, by_hand=False)
+    counts = read_latency(project.settings)
+    latency = {"counts": counts, "p95_ms": find_p95(counts, {})}
+    return {**asdict(terms), "from": read_data_time(project), "latency": latency}
 
 
 def challenge(

@@ -131,11 +131,8 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         service = child.service
-        child.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **service.environment, processes.MARK: f"{self.id}/{service.name}"}
-        with child.log.open("ab") as log:
-            log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(service.command)}\n".encode())
-            log.flush()
+        with _open_log(child) as log:
             # The leash is cleared by nothing that we start, and a new session keeps Ctrl-C from
             # reaching a child before its dependants were stopped.
             child.process = subprocess.Popen(
@@ -242,11 +239,26 @@ class Supervisor:
             },
             indent=1,
         )
-        if content != self._written:
-            fresh = self.home / "stack.json.new"
+        if content == self._written:
+            return
+        fresh = self.home / "stack.json.new"
+        with contextlib.suppress(OSError):  # a full disk ends no service: it is written once there is room
             fresh.write_text(content)
             fresh.replace(self.home / "stack.json")
             self._written = content
+
+
+def _open_log(child: Child) -> IO[bytes]:
+    """Open a child's log with a line on what is started now; without room for it, nowhere."""
+    head = f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(child.service.command)}\n"
+    try:
+        child.log.parent.mkdir(parents=True, exist_ok=True)
+        log = child.log.open("ab", buffering=0)
+    except OSError:
+        return Path(os.devnull).open("wb", buffering=0)
+    with contextlib.suppress(OSError):
+        log.write(head.encode())
+    return log
 
 
 def ask_restart(home: Path, name: str) -> None:

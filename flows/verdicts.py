@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import polars as pl
@@ -139,23 +139,46 @@ def read_estimates(lake: Lake, version: str, before: datetime) -> list[tuple[Int
     return [(Interval(*interval), realised) for *interval, realised in told.iter_rows()]
 
 
-def read_requests(lake: Lake, version: str) -> dict[str, datetime]:
-    """Return the retrains already asked for because of that version: verdict's key to window's end."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A retrain that was asked for because of a window: the window's end, and when it was sent last."""
+
+    until: datetime
+    sent_at: datetime  # wall-clock time
+    attempt: int
+
+
+def read_requests(lake: Lake, version: str) -> dict[str, Request]:
+    """Return the retrains already asked for because of that version, by the verdict's key."""
     table = lake.read(REQUESTS)
     if not table.width:
         return {}
     mine = table.filter(pl.col("model_version") == version)
-    return dict(zip(mine["key"], mine["window_until"], strict=True))
+    return {
+        row["key"]: Request(
+            row["window_until"],
+            row.get("sent_at") or datetime.now(UTC),  # a record of before that was kept is not doubted
+            json.loads(row["payload"]).get("attempt", 1),
+        )
+        for row in mine.iter_rows(named=True)
+    }
 
 
 def record_request(lake: Lake, key: str, version: str, until: datetime, payload: Mapping[str, Any]) -> None:
-    """Keep that a retrain was asked for, so that the same incident asks once."""
-    row = {"key": key, "model_version": version, "window_until": until, "payload": json.dumps(payload)}
+    """Keep that a retrain was asked for now, so that the same incident asks once."""
+    row = {
+        "key": key,
+        "model_version": version,
+        "window_until": until,
+        "payload": json.dumps(payload),
+        "sent_at": datetime.now(UTC),
+    }
     schema: Schema = {
         "key": pl.String,
         "model_version": pl.String,
         "window_until": INSTANT,
         "payload": pl.String,
+        "sent_at": INSTANT,
     }
     lake.replace_where(REQUESTS, pl.DataFrame([row], schema=schema), "key", key)
 

@@ -28,7 +28,14 @@ from flows.release_state import Rollout
 from flows.served import parse_features
 from services.routing import falls_to_challenger
 
-REACH = timedelta(days=120)  # how far back of the data's time a release may have begun
+REACH = timedelta(days=120)  # how far back of the data's time a release may have begun, if it is not told
+EARLIER = timedelta(days=30)  # of the data's time, by which something asked after a release may lie before it
+LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+# All that a look needs of an answer but its features, which are most of it.
+TOLD = (
+    *("prediction_id", "entity", "requested_at", "received_at"),
+    *("model_version", "served_by", "reason", "score"),
+)
 FAILURES = ("champion_failed", "champion_late", "champion_refused")
 # No model's doing: a full queue, a request that no feature can be made of, no champion at all; and what
 # MLflow did not hand out, unless nobody could ever load it.
@@ -54,7 +61,7 @@ def gather_days(project: Project, rollout: Rollout, until: datetime) -> Days:
     )
     if rollout.terms["stage"] == "shadow":
         since = datetime.fromisoformat(rollout.since)
-        scored = project.journal.read_shadows(Period(since, datetime(9999, 1, 1, tzinfo=UTC)))
+        scored = project.journal.read_shadows(Period(since, LATEST))
         mine = scored.filter(model_version=str(rollout.version)).select("prediction_id", other="score")
         return _pair(champion.join(mine, on="prediction_id"))
     challenger = told.filter(
@@ -107,6 +114,13 @@ def gather_watch(project: Project, rollout: Rollout, until: datetime) -> Watched
     )
 
 
+def count_days_asked(project: Project, rollout: Rollout, until: datetime) -> int:
+    """Return on how many of the data's days anything was asked since the rollout began."""
+    zone = project.problem.time_zone
+    answers = _read_answers(project, rollout, until)
+    return int(answers["requested_at"].dt.convert_time_zone(zone).dt.date().n_unique())
+
+
 def count_challenged(project: Project, rollout: Rollout, until: datetime) -> tuple[int, int, int]:
     """Return how many answers a canary's challenger failed to give, in how many minutes, and of how many.
 
@@ -151,7 +165,10 @@ def find_p95(now: dict[str, float], before: dict[str, float]) -> float | None:
 
 
 def _read_answers(project: Project, rollout: Rollout, until: datetime) -> pl.DataFrame:
-    read = project.journal.read_predictions(Period(until - REACH, until))
+    """Return what was answered since the rollout began, also of times that have not landed yet."""
+    begun = rollout.terms.get("from")
+    first = datetime.fromisoformat(begun) - EARLIER if begun else until - REACH
+    read = project.journal.read_predictions(Period(first, LATEST), TOLD)
     read = read.filter(~pl.col("prediction_id").is_in(project.journal.list_replayed()))
     kind = pl.Datetime("us", "UTC")
     instants = (
@@ -191,6 +208,16 @@ def _attach_outcomes(project: Project, answers: pl.DataFrame, until: datetime) -
     return told.filter(pl.col("day").is_in(whole))
 
 
+def _attach_features(project: Project, told: pl.DataFrame) -> pl.DataFrame:
+    """Return the answers with the features that they were made of."""
+    first, last = told["requested_at"].min(), told["requested_at"].max()
+    if not isinstance(first, datetime) or not isinstance(last, datetime):
+        return told.with_columns(features=pl.lit("{}"))
+    stretch = Period(first, last + timedelta(seconds=1))
+    features = project.journal.read_predictions(stretch, ("prediction_id", "features"))
+    return told.join(features, on="prediction_id", maintain_order="left")
+
+
 def _measure_alone(project: Project, rollout: Rollout) -> tuple[float, float] | None:
     """Return what an answer takes of CPU, in ms, before and now; None where that cannot be compared.
 
@@ -216,7 +243,7 @@ def _compare_with_before(
     project: Project, rollout: Rollout, mine: pl.DataFrame, until: datetime
 ) -> tuple[list[float], list[float], str]:
     """Return each whole day's log loss less that of the version before, on the very same features."""
-    told = _attach_outcomes(project, mine, until)
+    told = _attach_features(project, _attach_outcomes(project, mine, until))
     if rollout.baseline is None:
         return [], [], "there is no version before"
     try:

@@ -118,9 +118,9 @@ class Journal:
         """Return if something was written and synced just now. Raises JournalUnavailable."""
         self._submit(Batch(heartbeats=(Heartbeat(format_instant(datetime.now(UTC))),))).result()
 
-    def read_predictions(self, period: Period) -> pl.DataFrame:
-        """Return predictions by `requested_at`, oldest first."""
-        return self._read("predictions", "requested_at", period)
+    def read_predictions(self, period: Period, columns: Sequence[str] = ()) -> pl.DataFrame:
+        """Return predictions by `requested_at`, oldest first: these columns of them, or all."""
+        return self._read("predictions", "requested_at", period, columns)
 
     def find_prediction(self, prediction_id: str) -> Prediction | None:
         """Return one prediction, or None."""
@@ -163,6 +163,7 @@ class Journal:
         self._writer.put(batch, done)
         return done
 
-    def _read(self, table: str, by: str, period: Period) -> pl.DataFrame:
-        schema = {name: NUMBERS.get(name, pl.String) for name in COLUMNS[table]}
-        return pl.DataFrame(self._tables.read(table, by, period), schema=schema, orient="row")
+    def _read(self, table: str, by: str, period: Period, columns: Sequence[str] = ()) -> pl.DataFrame:
+        names = columns or COLUMNS[table]
+        schema = {name: NUMBERS.get(name, pl.String) for name in names}
+        return pl.DataFrame(self._tables.read(table, by, period, names), schema=schema, orient="row")

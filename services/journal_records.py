@@ -148,8 +148,8 @@ class Tables(Protocol):
     def close(self) -> None:
         """Let go of the database; the next use opens it again."""
 
-    def read(self, table: str, by: str, period: Period) -> list[tuple[Any, ...]]:
-        """Return a table's rows of a period, as COLUMNS names them, ordered by the column `by`."""
+    def read(self, table: str, by: str, period: Period, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return these columns of a table's rows of a period, ordered by the column `by`."""
 
     def find_prediction(self, prediction_id: str) -> Prediction | None:
         """Return one prediction, or None."""

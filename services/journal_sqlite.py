@@ -18,7 +18,6 @@ from typing import Any
 from feature_repo.contract import Period
 from feature_repo.errors import JournalUnavailable
 from services.journal_records import (
-    COLUMNS,
     LETTER,
     PREDICTION,
     Batch,
@@ -115,9 +114,9 @@ class SqliteTables:
                 os.close(descriptor)
         self._log = self._lock = -1
 
-    def read(self, table: str, by: str, period: Period) -> list[tuple[Any, ...]]:
-        """Return a table's rows of a period."""
-        names = ", ".join(COLUMNS[table])
+    def read(self, table: str, by: str, period: Period, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Return these columns of a table's rows of a period."""
+        names = ", ".join(columns)
         within = IN_PERIOD if by == "requested_at" else f"{by} >= :since AND {by} < :until"
         query = f"SELECT {names} FROM {table} WHERE {within} ORDER BY {by}, {names}"  # noqa: S608
         return self._select(query, _bounds(period))

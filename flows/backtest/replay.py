@@ -18,12 +18,14 @@ from flows.backtest.record import KNOWN_AT, Record
 from flows.judgement import compare_inputs
 from flows.package import REFERENCE_ROWS
 from flows.policy.gate import Evidence, GateVerdict, judge_scores
+from flows.policy.patience import EVENT, SCHEDULE, Tried, may_retrain
 from flows.policy.quality import judge_quality
 from flows.policy.retraining import RetrainPolicy, Situation, ask
 from flows.policy.trigger import TriggerPolicy, WindowSigns, name_breaches
 from flows.served import Champion, list_columns
 
 T = TypeVar("T")
+NO_CANDIDATE = ("no candidate: too few rows to fit on, or none newer",)
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ def replay_policy(policy: RetrainPolicy, past: Past) -> Replay:
     zone = ZoneInfo(past.record.problem.time_zone)
     serving, since, spans = past.first, past.period.since, list[Span]()
     history, requests = list[WindowSigns](), list[Request]()
+    tried = list[Tried]()
     rejected, asked_on = None, since.astimezone(zone).date()
     for decision in past.decisions:
         signs = watch_week(policy, past, serving, since, decision)
@@ -110,10 +113,15 @@ def replay_policy(policy: RetrainPolicy, past: Past) -> Replay:
         if not trigger.retrain:
             continue
         asked_on, candidate = today, past.models[decision.at]
-        passed, reasons = judge_candidate(past, candidate, serving)
-        requests.append(
-            Request(decision.at, trigger.causes, passed, reasons, candidate.seconds if candidate else 0.0)
-        )
+        cause = EVENT if policy.trigger else SCHEDULE
+        if not may_retrain(tried, cause=cause, until=decision.at).granted:
+            rejected = decision.window.until
+            continue
+        verdict = judge_candidate(past, candidate, serving) if candidate else None
+        passed, reasons = (verdict.passed, verdict.reasons) if verdict else (False, NO_CANDIDATE)
+        seconds = candidate.seconds if candidate else 0.0
+        requests.append(Request(decision.at, trigger.causes, passed, reasons, seconds))
+        tried.append(Tried(decision.at, passed, behind=verdict.behind if verdict else None, cause=cause))
         if candidate is None or not passed:
             rejected = decision.window.until
             continue
@@ -154,16 +162,10 @@ def watch_week(
     )
 
 
-def judge_candidate(
-    past: Past, candidate: ScoredModel | None, champion: ScoredModel
-) -> tuple[bool, tuple[str, ...]]:
-    """Return the gate's verdict on rows that neither model learned from, and its reasons if it is no."""
-    if candidate is None:
-        return False, ("no candidate: too few rows to fit on, or none newer",)
-    verdict = past.recall(
-        ("gate", candidate.until, champion.until), lambda: _judge(past, candidate, champion)
-    )
-    return verdict.passed, verdict.reasons
+def judge_candidate(past: Past, candidate: ScoredModel, champion: ScoredModel) -> GateVerdict:
+    """Return the gate's verdict on rows that neither model learned from."""
+    key = ("gate", candidate.until, champion.until)
+    return past.recall(key, lambda: _judge(past, candidate, champion))
 
 
 def _judge(past: Past, candidate: ScoredModel, champion: ScoredModel) -> GateVerdict:

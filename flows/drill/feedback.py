@@ -32,7 +32,10 @@ def inject(stage: "Stage", diary: Diary) -> None:
     told = "; ".join(judged.quality.reasons) if judged else "no verdict"
     if diary.require(judged and judged.quality.state == "unknown", f"quality of the week: {told}"):
         diary.notice("monitor, labels that have arrived", told, due)
-        diary.answer("monitor", "gave no verdict on quality, and asked for no retrain", due)
+        asked = any(day.findings.asked for day in days)
+        diary.answer(
+            "monitor", "gave no verdict on quality" + ("" if asked else ", and asked for no retrain"), due
+        )
     _let_come(stage, diary, window, days)
 
 

@@ -11,14 +11,15 @@ HAND, EVENT, SCHEDULE = "hand", "event", "schedule"
 class PatiencePolicy:
     """When retrains that nobody asked for by hand are held.
 
-    rejections   3 in a row, none of which came nearer to the champion than those before: what is
-                 tried is the same thing again
+    rejections   8 in a row, the last of which came no nearer to the champion than those before: what is
+                 tried is the same thing again. At a week each, two months; after fewer, the candidate
+                 that passes next is often worth its wait (0018)
     nearer       0.001 of log loss: a smaller step nearer is chance
     wait         28 days of newer labels are new evidence, and with each further rejection as many more
     most         of the days that may be waited for
     """
 
-    rejections: int = 3
+    rejections: int = 8
     nearer: float = 0.001
     wait: timedelta = timedelta(days=28)
     most: timedelta = timedelta(days=112)
@@ -31,6 +32,7 @@ class Tried:
     window     key of the monitor's window that asked for it, or ""
     evidence   what it was judged against and made of: the champion, the feature service, the code
     behind     by how much its log loss was above the champion's; None if nothing was compared
+    cause      HAND, EVENT or SCHEDULE: what people try says nothing of what is worth trying again unasked
     """
 
     until: datetime
@@ -38,6 +40,7 @@ class Tried:
     window: str = ""
     evidence: str = ""
     behind: float | None = None
+    cause: str = EVENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +88,10 @@ def may_retrain(
 
 
 def _list_rejections(history: Sequence[Tried]) -> list[Tried]:
-    """Return the rejections since the last retrain that passed, oldest first."""
+    """Return the rejections since the last retrain that passed, oldest first, but those by hand."""
     row: list[Tried] = []
     for one in history:
-        row = [] if one.passed else [*row, one]
+        row = [] if one.passed else [*row, *([one] if one.cause != HAND else [])]
     return row
 
 

@@ -18,7 +18,6 @@ class TriggerPolicy:
     needed, of       2 of the last 3 windows and the latest one: one odd week (a storm, a holiday) is
                      not decay, and a breach that has healed needs no model.
     drift_share      0.5: half of what the model relies on moved far; Evidently's own default share.
-    cooldown         14 days of logical time after training: `needed` windows of the new model.
     after_rejection  7 days after a request that brought no new champion: on the same data the same
                      candidate would be rejected again, and a week is the least that makes them others.
     oldest           the newest row that the model learned from may be 25 days old: at weekly decisions,
@@ -32,7 +31,6 @@ class TriggerPolicy:
     needed: int = 2
     of: int = 3
     drift_share: float = 0.5
-    cooldown: timedelta = timedelta(days=14)
     after_rejection: timedelta = timedelta(days=7)
     oldest: timedelta | None = timedelta(days=25)
 
@@ -48,7 +46,7 @@ class WindowSigns:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Whether to retrain; `causes` are the signals that fired, or "age", also while a cooldown holds them."""
+    """Whether to retrain; `causes` are the signals that fired, or "age", be they held or not."""
 
     retrain: bool
     causes: tuple[str, ...]
@@ -84,8 +82,8 @@ def decide(
     if not causes:
         return Trigger(False, (), tuple(reason for _, _, reason in found))
     reasons = tuple(reason for _, fires, reason in found if fires)
-    wait = _find_cooldown(recent[-1].until, policy, trained, rejected)
-    if wait:
+    if rejected is not None and recent[-1].until < rejected + policy.after_rejection:
+        wait = f"held: {policy.after_rejection.days} days after the rejected retrain at {rejected:%Y-%m-%d}"
         return Trigger(False, causes, (*reasons, wait))
     return Trigger(True, causes, (*reasons, *recent[-1].reasons))
 
@@ -110,15 +108,3 @@ def _judge_age(now: datetime, trained: datetime | None, policy: TriggerPolicy) -
         return []
     told = f"age: the newest row learned from is {(now - trained).days} days old"
     return [("age", now - trained >= policy.oldest, f"{told}; {policy.oldest.days} are allowed")]
-
-
-def _find_cooldown(
-    now: datetime, policy: TriggerPolicy, trained: datetime | None, rejected: datetime | None
-) -> str:
-    for since, wait, what in (
-        (trained, policy.cooldown, "retrain"),
-        (rejected, policy.after_rejection, "rejected retrain"),
-    ):
-        if since is not None and now < since + wait:
-            return f"held: cooldown of {wait.days} days after the {what} at {since:%Y-%m-%d}"
-    return ""

@@ -21,7 +21,8 @@ class WatchPolicy:
     failed    share of requests that the champion was asked and could not answer
     coverage  share of answers that it must have given itself
     least, minutes  things asked, and distinct minutes in which it went wrong: fewer are no breach of a share,
-                    for things asked together, or behind one request that hangs, fail together
+                    for things asked together, or behind one request that hangs, fail together; and of
+                    fewer asked nothing is known that it could be kept for
     slow_ms, slower  95th percentile of an answer, and how many times the one before; both must be passed,
                      and the model alone must take so many times the CPU: a busy machine is no breach
     alpha     shares are judged by a one-sided bound at this level (Clopper and Pearson, 1934)
@@ -74,7 +75,7 @@ class WatchVerdict:
 
 
 def judge_watch(seen: Watched, bake: float, policy: WatchPolicy = WatchPolicy()) -> WatchVerdict:
-    """Judge a new champion `days` after its promotion; it is kept once the bake time is over."""
+    """Judge a new champion `days` after its promotion; once the bake time is over what was used is kept."""
     comparison = compare(seen.differences, seen.sizes, QUALITY)
     quality, told = _judge_quality(seen, comparison, bake)
     slow, latency = _judge_latency(seen, policy)
@@ -83,10 +84,12 @@ def judge_watch(seen: Watched, bake: float, policy: WatchPolicy = WatchPolicy())
         breaches = (f"quality: {told}", *breaches)
     if breaches:
         return WatchVerdict("roll back", quality, breaches, comparison)
-    over = seen.days >= bake
+    over = seen.days >= bake and seen.asked >= policy.least
     named = () if quality == "breach" else (f"quality {'not judged' if quality != 'ok' else 'ok'}: {told}",)
     answered = f"{seen.answered} of {seen.asked} things answered by it, {seen.failed} failed"
     state = f"{seen.days:.1f} of {bake:g} days watched"
+    if seen.days >= bake and not over:
+        state += f"; it is not kept before {policy.least} things were asked"
     reasons = (*named, *([latency] if latency else []), answered, state)
     return WatchVerdict("keep" if over else "go on", quality, reasons, comparison)
 

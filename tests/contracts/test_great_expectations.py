@@ -1,9 +1,12 @@
 """What the project relies on of Great Expectations, asked of the real one."""
 
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -180,6 +183,18 @@ def test_details_come_from_the_rule_that_failed_whatever_the_order() -> None:
     """Two rules of one kind on one column keep their own verdicts."""
     two = [rules.between("amount", 0, 10_000), rules.between("amount", 0, 100)]
     assert [bool(verdict.failures) for verdict in judge(make_batch(), two)] == [False, True]
+
+
+def test_numbers_that_pandas_computed_are_drawn(caplog: pytest.LogCaptureFixture) -> None:
+    """Great Expectations takes NumPy's text of a number for none, and says so in a traceback a rule."""
+    report = check(make_batch(), history=make_history(20.0))
+    verdicts = [replace(verdict, result=copy(verdict.result)) for verdict in report.verdicts]
+    for verdict in verdicts:
+        verdict.result.result = {"observed_value": np.float64(28.0)}
+        verdict.result.success = False
+    page = render_page(replace(report, verdicts=verdicts), "sales")
+    assert "28" in page
+    assert not caplog.records
 
 
 def test_the_page_says_what_happened_in_plain_words_and_needs_no_network() -> None:

@@ -1,6 +1,7 @@
 """Policy backtest: a past period replayed on the toy problem, with the code that runs nightly."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,6 +23,7 @@ from flows.backtest.report import HEAD, list_lines, list_remarks, to_json
 from flows.backtest.run import run_backtest
 from flows.features import build_features
 from flows.ingest import ingest_period
+from flows.policy.patience import PatiencePolicy, may_retrain
 from flows.policy.retraining import POLICIES
 from flows.project import Project
 from tests import toy
@@ -165,6 +167,15 @@ def test_a_better_candidate_serves_and_one_no_better_does_not(record: Record) ->
     assert len(same.spans) == 1
 
 
+def test_a_replay_holds_what_the_loop_holds(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After rejections in a row that came no nearer nothing is fitted for a while, as in production."""
+    asked = len(replay_policy(POLICIES["weekly"], make_past(record)).requests)
+    patient = functools.partial(may_retrain, policy=PatiencePolicy(rejections=1))
+    monkeypatch.setattr("flows.backtest.replay.may_retrain", patient)
+    held = replay_policy(POLICIES["weekly"], make_past(record)).requests
+    assert asked == len(list_decisions(record.problem, PERIOD)) > len(held) == 1
+
+
 def test_spans_follow_each_other_and_fill_the_period(record: Record) -> None:
     """At any instant of the period exactly one model serves."""
     spans = replay_policy(POLICIES["weekly"], make_past(record, 0.3)).spans
@@ -187,7 +198,7 @@ def test_the_gate_judges_only_labels_known_when_it_decides(record: Record) -> No
     unknown = (record.rows[KNOWN_AT] >= at).to_numpy()
     candidate = past.models[at]
     scores = np.where(unknown[candidate.first :], np.nan, candidate.scores)
-    passed, _ = judge_candidate(past, dataclasses.replace(candidate, scores=scores), past.first)
+    passed = judge_candidate(past, dataclasses.replace(candidate, scores=scores), past.first).passed
     assert passed
 
 

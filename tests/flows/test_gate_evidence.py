@@ -9,10 +9,11 @@ import pytest
 
 from feature_repo.contract import Period
 from flows.features import build_features
-from flows.gate import MET, _record
+from flows.gate import _record
 from flows.gate_evidence import Rivals, describe_inputs, remake_values, score_rivals
 from flows.ingest import ingest_period
 from flows.policy.gate import GateVerdict
+from flows.retrain_records import MET
 from flows.train import Candidate
 from flows.training_set import build_training_set, split_by_time
 from tests import toy

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from feature_repo.contract import Period
+from feature_repo.errors import MonitorsDown
 from flows.label import LABEL_SCHEMA, TABLE
 from flows.look import look
 from flows.release import promote_version, reconcile_previous
@@ -234,7 +235,7 @@ def test_a_bake_time_shorter_than_the_labels_wait_keeps_but_does_not_call_good(p
     project.releases.end(project.releases.current(), "stopped", [])
     release_passed(project, 2, "newer labels")
     rollout = project.releases.change(project.releases.current(), terms={"bake": 1.0, "stage": "shadow"})
-    live(project, 2, 0.6, version=2)
+    live(project, 3, 0.6, version=2)
     found = look(project, toy.START + timedelta(days=2))
     assert (found.action, found.rollout.id, found.rollout.state) == ("keep", rollout.id, "kept")
     assert any("quality not judged" in reason for reason in found.rollout.reasons)
@@ -274,7 +275,7 @@ def test_a_backdated_request_does_not_end_the_bake_time(project):
     rollout = release_passed(project, 2, "newer labels")
     assert rollout.terms["from"] == toy.START.isoformat()
     project.releases.change(rollout, terms={**rollout.terms, "from": until(20).isoformat()})
-    live(project, 1, 0.6, version=2, first=0)
+    live(project, 3, 0.6, version=2, first=0)
     assert look(project, until(21)).action == "go on"
     assert look(project, until(35)).action == "keep"
 
@@ -282,11 +283,65 @@ def test_a_backdated_request_does_not_end_the_bake_time(project):
 def test_a_challenger_that_answers_nothing_is_given_up(project):
     """Days without a verdict count too, by the data's own time since it was set beside."""
     release_passed(project, 2, "newer labels", stage="shadow")
-    for day in range(0, 60, 10):
-        live(project, 1, 0.6, first=day)
+    live(project, 60, 0.6)
     assert look(project, until(60) - timedelta(hours=1)).action == "go on"
     found = look(project, until(60))
     assert (found.action, found.rollout.state, project.registry.named) == ("stop", "stopped", {"champion": 1})
+
+
+def test_days_that_landed_in_bulk_end_no_experiment(project):
+    """A backfill of two months, in which nobody asked, says nothing; two months on the wall do."""
+    rollout = release_passed(project, 2, "newer labels", stage="shadow")
+    live(project, 3, 0.6)
+    assert look(project, until(80)).action == "go on"
+    since = datetime.fromisoformat(rollout.since) - timedelta(days=70)
+    project.releases.change(rollout, since=since.isoformat())
+    assert look(project, until(80)).action == "stop"
+
+
+def test_a_champion_that_nobody_asked_is_not_kept(project):
+    """Its bake time passed by a backfill: nothing is known of it yet."""
+    release_passed(project, 2, "newer labels")
+    found = look(project, until(60))
+    assert found.action == "go on"
+    assert "not kept before 100 things were asked" in found.reasons[-1]
+
+
+def test_failures_count_before_the_data_of_their_day_have_landed(project):
+    """What is asked now is about things to come: nothing waits for the next batch."""
+    release_passed(project, 2, "newer labels")
+    live(project, 5, None, "rule", None, reason="champion_failed", first=3)
+    assert look(project, toy.START).action == "roll back"
+
+
+def test_monitors_are_asked_while_nothing_is_held(project, monkeypatch):
+    """One that hangs must not keep a person from rolling back."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 8, 0.8)
+    held = []
+    inside = project.releases._inside
+    monkeypatch.setattr(
+        "flows.release.require_monitors", lambda *_: held.append(getattr(inside, "held", False))
+    )
+    assert look(project, until(8)).action == "promote"
+    assert held == [False]
+
+
+def test_a_promotion_whose_monitors_are_down_is_tried_again(project, monkeypatch):
+    """The look says why, and the challenger stays where it is."""
+    release_passed(project, 2, "newer labels", stage="shadow")
+    noisy(project, 8, 0.8)
+
+    def refuse(*_):
+        raise MonitorsDown("Prometheus", got="silence", expected="an answer", next_step="Start it.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.release.require_monitors", refuse)
+        found = look(project, until(8))
+        assert found.action == "go on"
+        assert "cannot promote now" in found.reasons[-1]
+        assert project.registry.named == {"champion": 1, "challenger": 2}
+    assert look(project, until(8)).action == "promote"
 
 
 def test_a_canary_that_fails_is_taken_away(project):

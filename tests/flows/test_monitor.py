@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import flows.monitor
 from feature_repo.contract import Period, RawTable
 from feature_repo.errors import NotEnoughData, SettingsError
 from feature_repo.lake import Lake
@@ -20,6 +21,7 @@ from flows.label import label_period
 from flows.monitor import EVENT, emit_retrain, list_windows, monitor, monitor_step, run_monitor
 from flows.notify import read_windows
 from flows.policy.incident import POLICIES, find_incidents
+from flows.retrain_records import Retrain, record_retrain
 from flows.verdicts import read_history
 from services.journal_records import News
 from tests.packages import FakeRegistry
@@ -226,6 +228,51 @@ def test_a_kill_between_verdict_and_event_loses_no_retrain(tmp_path):
         world.run(2, emit=die)
     findings = world.run(2)
     assert (findings.verdicts, findings.asked, len(world.events)) == ((), True, 1)
+
+
+def test_a_request_that_came_to_nothing_is_sent_again(tmp_path, monkeypatch):
+    """A runner was killed, or the run cancelled: an event of another id, until one is answered."""
+    monkeypatch.setattr(flows.monitor, "PATIENCE", timedelta(0))
+    world = World(tmp_path, [WORTHLESS] * 2)
+    told = {"asked_at": START, "until": START, "cause": "event", "reason": ""}
+    for state, sent in (("", 1), ("asked", 2), ("rejected", 2)):
+        if state:
+            record_retrain(world.lake, Retrain(key=world.events[0][1]["window"], state=state, **told))
+        assert world.run(2).asked is (len(world.events) == sent and state != "rejected")
+        assert [payload["attempt"] for _, payload in world.events] == list(range(1, sent + 1))
+
+
+def test_a_request_is_given_time_to_be_answered(tmp_path):
+    """Days of a replay pass in seconds, while the retrain is under way."""
+    world = World(tmp_path, [WORTHLESS] * 2)
+    assert [world.run(2).asked for _ in range(3)] == [True, False, False]
+
+
+def test_a_verdict_is_shown_though_nobody_takes_the_event(tmp_path):
+    """Prefect is away: the request is made again, the page would not be."""
+    world = World(tmp_path, [WORTHLESS] * 2)
+
+    def refuse(*_):
+        raise ConnectionError("no server")
+
+    with pytest.raises(ConnectionError):
+        world.run(2, emit=refuse)
+    assert len(world.pages) == 2
+    assert world.run(2).asked
+
+
+def test_a_report_that_cannot_be_drawn_costs_no_verdict(tmp_path, monkeypatch):
+    """The week is judged, says that its report is lacking, and asks for the retrain all the same."""
+
+    def break_down(*_, **__):
+        raise ZeroDivisionError("a column that it cannot bin")
+
+    monkeypatch.setattr("flows.judgement.report_window", break_down)
+    findings = World(tmp_path, [WORTHLESS] * 2).run(2)
+    assert findings.asked
+    assert {(v.report, v.reasons[-1]) for v in findings.verdicts} == {
+        ("", "no report: ZeroDivisionError when it was drawn")
+    }
 
 
 def test_no_window_is_judged_before_its_labels_are_mature(tmp_path):

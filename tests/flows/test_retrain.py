@@ -6,12 +6,15 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
+import flows.passed
 import flows.retrain
-from flows.gate import MET
+from feature_repo.errors import MonitorsDown
+from flows.passed import release_waiting
 from flows.policy.gate import GateVerdict
 from flows.policy.gate_check import Check
 from flows.retrain import Request, retrain_and_release
-from flows.retrain_records import read_retrains
+from flows.retrain_records import MET, read_retrains
+from flows.rollout import challenge
 from flows.train import Candidate
 from tests import toy
 from tests.packages import FakeRegistry
@@ -28,7 +31,8 @@ class World:
         vars(project)["registry"] = FakeRegistry()
         monkeypatch.setattr(flows.retrain, "train", self.train)
         monkeypatch.setattr(flows.retrain, "gate", self.gate)
-        monkeypatch.setattr(flows.retrain, "release_step", self.release)
+        monkeypatch.setattr(flows.passed, "release_step", self.release)
+        monkeypatch.setattr(flows.passed, "AT_IT", timedelta(0))
 
     def train(self, project, until, reason):
         self.trained += 1
@@ -95,18 +99,89 @@ def test_a_run_killed_before_its_release_is_made_up_for(world):
     assert (world.trained, world.released) == (1, [(1, "full")])
 
 
-def test_after_three_rejections_only_a_person_or_new_evidence_trains(world):
+def test_what_could_not_be_released_is_released_by_the_next_day(world, monkeypatch):
+    """A kill, or monitors that were down: the loop's next day makes up for it, and once is enough."""
+    world.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(window="week 1 of v1", cause="event")
+    world.killed = False
+
+    def refuse(*_):
+        raise MonitorsDown("Prometheus", got="silence", expected="an answer", next_step="Start it.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flows.passed, "release_step", refuse)
+        assert release_waiting(world.project).released.startswith("waits: ")
+    assert release_waiting(world.project).state == "released"
+    assert release_waiting(world.project) is None
+    assert (world.trained, world.released) == (1, [(1, "full")])
+
+
+def test_a_run_that_may_be_at_its_release_is_left_to_it(world, monkeypatch):
+    """Two would release the same version."""
+    world.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(window="week 1 of v1", cause="event")
+    world.killed = False
+    monkeypatch.setattr(flows.passed, "AT_IT", timedelta(hours=1))
+    assert release_waiting(world.project) is None
+    assert world.released == []
+
+
+def test_the_newest_of_what_waits_is_released_and_no_other(world, monkeypatch):
+    """The older one was overtaken before it ever served."""
+    world.killed = True
+    with monkeypatch.context() as patched:
+        patched.setattr(flows.passed, "AT_IT", timedelta(hours=1))
+        for week in (1, 2):
+            with pytest.raises(KeyboardInterrupt):
+                world.ask(week, window=f"week {week} of v1", cause="event")
+    world.killed = False
+    release_waiting(world.project)
+    assert [one.state for one in read_retrains(world.project.lake)] == ["held", "released"]
+    assert world.released[-1] == (2, "full")
+
+
+def test_what_a_person_has_decided_on_is_not_released_again(world):
+    """Somebody made it champion and went back: that was the last word on it."""
+    world.killed = True
+    with pytest.raises(KeyboardInterrupt):
+        world.ask(window="week 1 of v1", cause="event")
+    world.killed = False
+    state = world.project.releases
+    state.finish(state.begin("champion", None, 1, who="ann", how="by hand", reason="I like it"), 0.1)
+    assert release_waiting(world.project).released == "champion by hand, by ann"
+    assert world.released == []
+
+
+@pytest.mark.parametrize("stage", ["full", "canary"])
+def test_a_retrain_waits_for_what_a_person_set_beside_the_champion(world, stage):
+    """It passed, and is released once that experiment is over."""
+    registry = world.project.registry
+    for _ in range(3):
+        registry.register(world.project.settings.home, "run", {})
+    registry.set_alias("champion", 3)
+    challenge(world.project, 2, "try", stage="canary", who="ann")
+    came = world.ask(window="week 1 of v3", cause="event", stage=stage)
+    assert (came.state, world.released) == ("passed", [])
+    assert "version 2, which ann set beside the champion, is under way" in came.released
+    registry.delete_alias("challenger")
+    assert release_waiting(world.project).state == "released"
+    assert world.released == [(1, stage)]
+
+
+def test_after_eight_rejections_only_a_person_or_new_evidence_trains(world):
     """The schedule is held and says so; a person is not, and neither is it once the champion is another."""
     world.passes = False
-    for week in range(3):
+    for week in range(8):
         assert world.ask(week, cause="schedule", key=f"run {week}").state == "rejected"
-    held = world.ask(3, cause="schedule", key="run 3")
-    assert (held.state, world.trained) == ("held", 3)
+    held = world.ask(8, cause="schedule", key="run 8")
+    assert (held.state, world.trained) == ("held", 8)
     assert "held until there are labels of" in held.why
-    assert world.ask(3, cause="hand", key="run 4").state == "rejected"
+    assert world.ask(8, cause="hand", key="by hand").state == "rejected"
     world.project.registry.register(world.project.settings.home, "run", {})
     world.project.registry.set_alias("champion", 1)
-    assert world.ask(3, cause="schedule", key="run 5").state == "rejected"
+    assert world.ask(8, cause="schedule", key="run 9").state == "rejected"
 
 
 def test_what_was_tried_is_kept(world, monkeypatch):

@@ -13,7 +13,7 @@ from flows.release import promote_version, reconcile_previous, roll_back
 from flows.release_state import ReleaseState
 from flows.rollout import challenge, promote_and_watch, release_passed
 from flows.served_history import find_served, list_spells
-from services.routing import TERMS, Terms, parse_terms
+from services.routing import TERMS, parse_terms
 from tests import toy
 from tests.packages import FakeRegistry
 
@@ -296,7 +296,7 @@ def test_a_kill_leaves_no_canary_of_the_champion(project, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("flows.release.withdraw", kill)
         with pytest.raises(Killed):
-            promote_and_watch(project, 2, "better", terms=Terms("canary"), rollout=rollout)
+            promote_and_watch(project, 2, "better", rollout=rollout)
     assert project.registry.named["challenger"] == 2
     watched = look(project, toy.START).rollout
     assert (watched.state, project.registry.named) == ("watched", {"champion": 2, "previous": 1})

@@ -124,6 +124,22 @@ def test_a_service_is_restarted_on_request_and_at_once(settings):
         assert list(settings.home.glob("*.restart")) == []
 
 
+def test_a_full_disk_ends_no_service(tmp_path):
+    """What cannot be written down is written later; the log of what starts meanwhile goes nowhere."""
+    from flows.supervisor import Supervisor, _open_log
+
+    full = tmp_path / "home"
+    full.touch()  # a file: nothing can be written below it
+    supervisor = Supervisor("s", full, [stand_in("one")])
+    supervisor.write()
+    with _open_log(supervisor.children["one"]) as log:
+        assert log.name == os.devnull
+    full.unlink()
+    full.mkdir()
+    supervisor.write()
+    assert (full / "stack.json").is_file()
+
+
 def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings):
     """The error says which port, for which service, who holds it and which setting moves it."""
     with socket.socket() as holder:

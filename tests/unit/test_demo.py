@@ -22,6 +22,16 @@ def test_what_a_home_holds_is_set_aside_and_not_deleted(tmp_path: Path) -> None:
     assert kept.parent.parent.name in told.getvalue()
 
 
+def test_everything_of_the_old_life_is_set_aside(tmp_path: Path) -> None:
+    """Versions begin at 1 again: what is known of the old ones, and of who released them, must not stay."""
+    from flows.release_state import ReleaseState
+
+    old = ReleaseState(tmp_path)
+    old.finish(old.begin("champion", 1, 2, who="ann", how="by hand", reason="better"), 0.1)
+    _set_aside(Settings(home=tmp_path), Console(file=io.StringIO()))
+    assert ReleaseState(tmp_path).moves() == []
+
+
 def test_an_empty_home_is_left_as_it_is(tmp_path: Path) -> None:
     """Nothing to set aside: no folder is made."""
     _set_aside(Settings(home=tmp_path), Console(file=io.StringIO()))

@@ -1,5 +1,6 @@
 """Retrains are answered once, and not asked for for ever."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ def tried(week: int, *, passed: bool = False, behind: float = 0.01, window: str 
     return Tried(START + week * WEEK, passed, window, "champion 1", behind)
 
 
-ROW = [tried(week) for week in range(3)]
+ROW = [tried(week) for week in range(8)]
 
 
 def ask(
@@ -35,31 +36,39 @@ def test_a_window_is_answered_once() -> None:
         assert ask(history, 2, window="week 2")
 
 
-def test_three_rejections_in_a_row_end_the_patience() -> None:
-    """Two do not; a retrain that passed begins anew."""
-    assert ask(ROW[:2], 3)
-    assert not ask(ROW, 3)
-    assert not ask(ROW, 3, cause=SCHEDULE)
-    assert ask([*ROW[:2], tried(2, passed=True), *ROW[:2]], 3)
+def test_eight_rejections_in_a_row_end_the_patience() -> None:
+    """Seven do not; a retrain that passed begins anew."""
+    assert ask(ROW[:7], 8)
+    assert not ask(ROW, 8)
+    assert not ask(ROW, 8, cause=SCHEDULE)
+    assert ask([*ROW[:7], tried(7, passed=True), *ROW[:7]], 8)
+
+
+def test_what_people_try_holds_nothing_back() -> None:
+    """Rejections by hand are none of the row, whatever they were; one that passed ends it."""
+    by_hand = [replace(tried(7), cause=HAND)] * 9
+    assert ask([*ROW[:7], *by_hand], 8)
+    assert not ask([*ROW, *by_hand], 8)
+    assert ask([*ROW, replace(tried(7, passed=True), cause=HAND)], 8)
 
 
 def test_a_person_is_never_held() -> None:
     """By hand it runs at once."""
-    assert ask(ROW, 3, cause=HAND)
+    assert ask(ROW, 8, cause=HAND)
 
 
 def test_another_champion_or_other_code_is_new_evidence() -> None:
     """What was rejected was rejected against something else."""
-    assert ask(ROW, 3, evidence="champion 2")
+    assert ask(ROW, 8, evidence="champion 2")
 
 
 def test_candidates_that_come_nearer_go_on() -> None:
     """A candidate surely nearer to the champion than all before is worth another try."""
-    assert ask([*ROW[:2], tried(2, behind=0.004)], 3)
-    assert not ask([*ROW[:2], tried(2, behind=0.0095)], 3)
+    assert ask([*ROW[:7], tried(7, behind=0.004)], 8)
+    assert not ask([*ROW[:7], tried(7, behind=0.0095)], 8)
 
 
-@pytest.mark.parametrize(("rejections", "weeks"), [(3, 4), (4, 8), (5, 12), (9, 16)])
+@pytest.mark.parametrize(("rejections", "weeks"), [(8, 4), (9, 8), (10, 12), (14, 16)])
 def test_the_wait_grows_with_each_rejection_and_ends(rejections: int, weeks: int) -> None:
     """Four weeks of newer labels, then eight, then twelve, and never more than sixteen."""
     history = [tried(week) for week in range(rejections)]

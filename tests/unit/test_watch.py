@@ -13,7 +13,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.01, 12)
 
 def test_a_calm_bake_time_ends_in_keeping_it():
     """Nothing broke and quality was judged: the new champion stays."""
-    seen = Watched(asked=10, answered=10, days=14, wait=1, differences=NOISE, sizes=[100] * 12)
+    seen = Watched(asked=100, answered=100, days=14, wait=1, differences=NOISE, sizes=[100] * 12)
     verdict = judge_watch(seen, 14)
     assert (verdict.action, verdict.quality) == ("keep", "ok")
 
@@ -21,6 +21,13 @@ def test_a_calm_bake_time_ends_in_keeping_it():
 def test_it_goes_on_until_the_bake_time_is_over():
     """A calm start is no end."""
     assert judge_watch(WELL, 14).action == "go on"
+
+
+def test_what_nobody_asked_is_not_kept():
+    """The bake time may pass by a backfill: of 99 things nothing is known yet."""
+    verdict = judge_watch(Watched(asked=99, answered=99, days=30, wait=1), 14)
+    assert verdict.action == "go on"
+    assert "not kept before 100 things were asked" in verdict.reasons[-1]
 
 
 def test_a_watch_shorter_than_the_labels_wait_says_so():
