@@ -1,7 +1,8 @@
 """Questions to MLflow's registry at a twentieth of what its client costs: what is asked four times a second.
 
-One connection is kept open, by one thread. Only for a plain http address without credentials; the client
-does the rest.
+And a version's files, for which a worker would have to import the client first: seconds in which it has the
+old version only. One connection is kept open, by one thread. Only for a plain http address without
+credentials; the client does the rest.
 """
 
 import http.client
@@ -10,10 +11,12 @@ import json
 import os
 import socket
 import time
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 LARGEST = 1_000_000  # bytes of an answer; a model's aliases and a version's tags take a few thousand
+API, ARTIFACTS = "/api/2.0/mlflow", "/api/2.0/mlflow-artifacts/artifacts"
 CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_AUTH")
 
 
@@ -21,10 +24,12 @@ class RegistryReader:
     """Reads one registered model.
 
     timeout  seconds that may pass until there is a connection, and then until the answer is whole
+    largest  bytes that an answer may have
     """
 
-    def __init__(self, url: str, name: str, timeout: float = 2.0) -> None:
-        self._parts, self._name, self._timeout = urlsplit(url), name, timeout
+    def __init__(self, url: str, name: str, timeout: float = 2.0, largest: int = LARGEST) -> None:
+        self._parts, self._name = urlsplit(url), name
+        self._timeout, self._largest = timeout, largest
         self._connection: http.client.HTTPConnection | None = None
 
     @staticmethod
@@ -47,9 +52,45 @@ class RegistryReader:
         tags = found.get("tags", []) if found is not None else []
         return next((str(tag["value"]) for tag in tags if tag["key"] == key), None)
 
-    def _get(self, what: str, asked: dict[str, str], key: str) -> dict[str, Any] | None:
-        path = f"{self._parts.path.rstrip('/')}/api/2.0/mlflow/{what}?{urlencode(asked)}"
+    def download(self, version: int, to: Path) -> bool:
+        """Write a version's files into a folder; return False if MLflow does not hand them out itself.
+
+        Raises OSError. Whether they are those that were registered is for the caller to look at.
+        """
+        asked = urlencode({"name": self._name, "version": str(version)})
+        told = self._read(f"{API}/model-versions/get-download-uri?{asked}").get("artifact_uri")
+        place = urlsplit(told if isinstance(told, str) else "")
+        if place.scheme != "mlflow-artifacts" or place.netloc:
+            return False
+        self._copy(place.path.strip("/"), to)
+        return True
+
+    def _copy(self, folder: str, to: Path) -> None:
+        to.mkdir(parents=True, exist_ok=True)
+        for file in self._read(f"{ARTIFACTS}?{urlencode({'path': folder})}").get("files", []):
+            name = str(file["path"])
+            if name != Path(name).name:
+                raise OSError(f"a file named {name!r}")
+            if file["is_dir"]:
+                self._copy(f"{folder}/{name}", to / name)
+                continue
+            status, body = self._ask(f"{ARTIFACTS}/{quote(f'{folder}/{name}')}")
+            if status != http.client.OK:
+                raise OSError(f"HTTP {status} for {name}")
+            (to / name).write_bytes(body)
+
+    def _read(self, path: str) -> dict[str, Any]:
         status, body = self._ask(path)
+        try:
+            told = json.loads(body) if status == http.client.OK else None
+        except ValueError:
+            told = None
+        if not isinstance(told, dict):
+            raise OSError(f"HTTP {status}: {body[:200]!r}")
+        return told
+
+    def _get(self, what: str, asked: dict[str, str], key: str) -> dict[str, Any] | None:
+        status, body = self._ask(f"{API}/{what}?{urlencode(asked)}")
         try:
             told = json.loads(body)
         except ValueError:
@@ -62,6 +103,7 @@ class RegistryReader:
         raise OSError(f"HTTP {status}: {body[:200]!r}")
 
     def _ask(self, path: str) -> tuple[int, bytes]:
+        path = f"{self._parts.path.rstrip('/')}{path}"
         kept = self._connection is not None
         try:
             return self._try(path)
@@ -90,10 +132,10 @@ class RegistryReader:
             self._connection.sock.settimeout(self._timeout)  # the last answer has used some of it
         self._connection.request("GET", path)
         with self._connection.getresponse() as answer:
-            body = answer.read(LARGEST + 1)
-            if len(body) > LARGEST:
+            body = answer.read(self._largest + 1)
+            if len(body) > self._largest:
                 self.close()
-                raise OSError(f"HTTP {answer.status}: more than {LARGEST:,} bytes")
+                raise OSError(f"HTTP {answer.status}: more than {self._largest:,} bytes")
             if answer.length:
                 raise http.client.IncompleteRead(body, answer.length)
         return answer.status, body

@@ -1,5 +1,7 @@
 """From the click in the MLflow UI to the last answer of the version that went, 20 times under load.
 
+And once to a version that no worker had loaded: it is fetched and looked at first.
+
 A real MLflow, the real service with two workers, features of real flights, two small models, clients that ask
 on and retry nothing. The click is the very request that the UI's "Save aliases" sends. Each worker tells at
 /live when it changed its champion, the clients when the version that went answered them last: the later of
@@ -63,6 +65,11 @@ def measure() -> Iterator[Figure]:
             time.sleep(SETTLE)
         seen = world.load.cut()
         moves = [m for m in world.project.releases.moves()[before:] if m.alias == "champion"]
+        new = register_another(world)
+        world.load.cut()
+        first = roll_back(world, new, world.versions[(TIMES - 1) % 2])
+        time.sleep(SETTLE)
+        heard = world.load.cut()
     last = find_last_answers(clicks, seen.heard)
     taken = [max(click.changed, answered) for click, answered in zip(clicks, last, strict=True)]
     told = {
@@ -78,9 +85,20 @@ def measure() -> Iterator[Figure]:
     ok = not seen.failed and seen.answered == seen.sent > 0
     yield _tell("requests that failed meanwhile", seen.describe(), 0, ok)
     yield _tell("clicks after which `previous` was not the one before", late, 0, late == 0)
+    name = "click to a version that no worker had loaded, seconds until the last serves it"
+    told = {"seconds": round(first.changed, 3), "failed": heard.failed, "sent": heard.sent}
+    yield _tell(name, told, "< 2, 0 failed", first.changed < 2 and not heard.failed and heard.sent > 0)
     wanted = [world.versions[n % 2] for n in range(TIMES)]
     kept = [move.after for move in moves]
     yield _tell("clicks in the record, in order", len(kept), TIMES, kept == wanted)
+
+
+def register_another(world: World) -> int:
+    """Register a version that no worker has seen, and return it."""
+    from mlflow import MlflowClient
+
+    run = MlflowClient(world.settings.mlflow_url).create_run("0").info.run_id
+    return int(world.project.registry.register(world.settings.home / "packages" / "1", run, {}))
 
 
 def find_last_answers(clicks: Sequence[Click], heard: Sequence[tuple[float, str]]) -> list[float]:

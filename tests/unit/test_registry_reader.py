@@ -21,6 +21,7 @@ class Fake(BaseHTTPRequestHandler):
     hang_up = False
     pause = 0.0  # seconds after each byte
     asked: ClassVar[list[str]] = []
+    pages: ClassVar[dict[str, bytes]] = {}
     gone: ClassVar[threading.Event] = threading.Event()
 
     def setup(self):
@@ -28,7 +29,7 @@ class Fake(BaseHTTPRequestHandler):
         Fake.connections += 1
 
     def do_GET(self):
-        status, body = Fake.answer
+        status, body = (200, Fake.pages[self.path]) if self.path in Fake.pages else Fake.answer
         Fake.asked.append(self.path)
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
@@ -54,7 +55,7 @@ class Fake(BaseHTTPRequestHandler):
 @contextmanager
 def serving(status, body, *, hang_up=False, pause=0.0, timeout=5):
     Fake.answer = (status, body if isinstance(body, bytes) else json.dumps(body).encode())
-    Fake.connections, Fake.hang_up, Fake.asked = 0, hang_up, []
+    Fake.connections, Fake.hang_up, Fake.asked, Fake.pages = 0, hang_up, [], {}
     Fake.pause = pause
     Fake.gone.clear()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Fake)
@@ -90,6 +91,60 @@ def test_a_tag_of_a_version_is_read():
     """Or None, if it has none of that name."""
     with serving(200, {"model_version": {"tags": [{"key": "a", "value": "1"}]}}) as reader:
         assert (reader.version_tag(2, "a"), reader.version_tag(2, "b")) == ("1", None)
+
+
+ROOT = "/api/2.0/mlflow-artifacts/artifacts"
+DOWNLOAD = "/api/2.0/mlflow/model-versions/get-download-uri?name=toy+returns&version=3"
+
+
+def place(uri, *files, **more):
+    """The pages of a version's files: where they lie, and what lies there."""
+    listed = [{"path": name, "is_dir": "." not in name} for name in files]
+    known = {DOWNLOAD: {"artifact_uri": uri}, f"{ROOT}?path=1%2Fm%2Fartifacts": {"files": listed}, **more}
+    Fake.pages = {path: v if isinstance(v, bytes) else json.dumps(v).encode() for path, v in known.items()}
+
+
+def test_a_versions_files_come_whole(tmp_path):
+    """Folders too, and names that an address cannot hold as they are."""
+    inside = {"files": [{"path": "b c%.bin", "is_dir": False}]}
+    more = {
+        f"{ROOT}?path=1%2Fm%2Fartifacts%2Fsub": inside,
+        f"{ROOT}/1/m/artifacts/a.json": b"{}",
+        f"{ROOT}/1/m/artifacts/sub/b%20c%25.bin": b"\x00\xff",
+    }
+    with serving(404, b"") as reader:
+        place("mlflow-artifacts:/1/m/artifacts", "a.json", "sub", **more)
+        assert reader.download(3, tmp_path / "came")
+        assert Fake.connections == 1
+    assert (tmp_path / "came" / "a.json").read_bytes() == b"{}"
+    assert (tmp_path / "came" / "sub" / "b c%.bin").read_bytes() == b"\x00\xff"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/1", "mlflow-artifacts://elsewhere:5000/1", "file:///etc", ""])
+def test_what_lies_elsewhere_is_the_clients(tmp_path, uri):
+    """Nothing is fetched, and the client does it."""
+    with serving(404, b"") as reader:
+        place(uri)
+        assert not reader.download(3, tmp_path / "came")
+    assert not (tmp_path / "came").exists()
+
+
+@pytest.mark.parametrize("name", ["../a.json", "/etc/a.json", "sub/a.json"])
+def test_no_file_comes_outside_of_its_folder(tmp_path, name):
+    """Whoever answers for MLflow does not choose where we write."""
+    with serving(200, b"evil") as reader:
+        place("mlflow-artifacts:/1/m/artifacts", name)
+        with pytest.raises(OSError, match="a file named"):
+            reader.download(3, tmp_path / "came")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_file_that_does_not_come_is_trouble(tmp_path):
+    """Half a version is none."""
+    with serving(503, b"busy") as reader:
+        place("mlflow-artifacts:/1/m/artifacts", "a.json")
+        with pytest.raises(OSError, match="HTTP 503"):
+            reader.download(3, tmp_path / "came")
 
 
 def test_what_is_not_there_is_nothing():
