@@ -40,12 +40,6 @@ def unique(column: str) -> Rule:
     return Rule(f"{column} is unique", "ExpectColumnValuesToBeUnique", {"column": column})
 
 
-def unique_together(*columns: str) -> Rule:
-    """No two rows share the values."""
-    name = f"{' and '.join(columns)} are unique together"
-    return Rule(name, "ExpectCompoundColumnsToBeUnique", {"column_list": list(columns)})
-
-
 def between(column: str, low: float, high: float) -> Rule:
     """The value lies in [low, high]; a missing one passes."""
     name = f"{column} lies between {low:g} and {high:g}"

@@ -15,6 +15,7 @@ PARSERS: tuple[type[Exception], ...] = (
     typer.Exit,
     *(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"),
 )
+INSTALL = "rm .venv/.installed && make lint"
 ASK = "`--traceback` shows where it came from."
 # Errors of the libraries beneath, by the name of their class: none of them is imported for this.
 KNOWN = {
@@ -25,7 +26,7 @@ KNOWN = {
     "TimeoutException": "Try again; `perennial status` says what answers.",
     "TimeoutError": "Try again; `perennial status` says what answers.",
     "PermissionError": "Give yourself the right to it, or set PERENNIAL_HOME to a folder of yours.",
-    "ModuleNotFoundError": "Install what is locked: `make .venv/.installed`.",
+    "ModuleNotFoundError": f"Install what is locked anew: `{INSTALL}`.",
     "MemoryError": "Free memory, or work on a shorter period.",
 }
 NUMBERS = {

@@ -46,6 +46,16 @@ EXAMPLES = {
     "promote": ("promote 3 --reason 'it is the better one'",),
     "rollback": ("rollback --reason 'complaints'",),
     "history": ("history", "history --at 2026-03-01T12:00"),
+    "challenge": ("challenge 4 --stage canary --share 0.1", "challenge 4 --bake 7"),
+    "rollout": ("rollout", "rollout --act"),
+    "propose": ("propose 4 --reason 'better on the newest weeks'",),
+    "approve": ("approve", "approve RUN_ID --version 4 --reason 'I read its card'"),
+    "backtest": (
+        "backtest --since 2013-03-01 --until 2013-06-01",
+        "backtest --policies never,weekly,combined --jobs 2",
+    ),
+    "drill": ("drill", "drill --only skew"),
+    "outcomes": ("outcomes",),
     "restate": ("restate 2013-02-01 2013-02-08",),
     "backfill-features": (
         "backfill-features airport_daily",
@@ -58,9 +68,23 @@ EXAMPLES = {
     "replay prediction": ("replay prediction PREDICTION_ID",),
     "replay dataset": ("replay dataset RUN_ID",),
     "quarantine list": ("quarantine list",),
+    "quarantine show": ("quarantine show ROW_ID",),
+    "quarantine readmit": (
+        "quarantine readmit ROW_ID --set distance=187 --reason 'the source dropped a digit'",
+        "quarantine readmit ROW_ID --waive --reason 'a new airline'",
+    ),
     "dead-letters list": ("dead-letters list",),
+    "dead-letters sample": ("dead-letters sample",),
+    "dead-letters count": ("dead-letters count",),
+    "dead-letters show": ("dead-letters show 17",),
+    "dead-letters replay": ("dead-letters replay --since 2026-03-01", "dead-letters replay 17 18"),
     "replicas up": ("replicas up --count 3",),
+    "replicas restart": ("replicas restart",),
+    "replicas status": ("replicas status",),
+    "replicas down": ("replicas down",),
+    "monitoring up": ("monitoring up",),
     "monitoring status": ("monitoring status",),
+    "monitoring down": ("monitoring down",),
 }
 
 

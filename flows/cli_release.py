@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from flows.project import Project
 
 console = Console()
-PANEL = "Commands that change what serves"
 Version = Annotated[int, typer.Argument(min=1, help="The model version, as MLflow numbers it.")]
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; kept with the record.")]
 Stages = Annotated[
@@ -31,7 +30,7 @@ Stages = Annotated[
 def add_commands(app: typer.Typer) -> None:
     """Put the commands on the app."""
     for command in (promote, rollback, challenge, rollout, propose, approve, history):
-        app.command(rich_help_panel=PANEL)(command)
+        app.command()(command)
 
 
 def promote(ctx: typer.Context, version: Version, reason: Reason = "by hand") -> None:

@@ -29,9 +29,9 @@ from prefect.states import Crashed
 
 from feature_repo.settings import Settings, load_settings
 from flows.keeper import keeping
+from flows.monitor import EVENT
 from flows.project import open_project
 
-RETRAIN_EVENT = "perennial.verdict.retrain"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
 AT_ONCE = 4  # flow runs in parallel, each a process of its own
@@ -77,7 +77,7 @@ PLANS = (
         # The monitor asks for it; a weekly calendar beside it brings no more, and can be switched on.
         cron="0 6 * * 1",
         resting=True,
-        event=RETRAIN_EVENT,
+        event=EVENT,
         from_event=(
             ("until", "{{ event.payload.until }}"),
             ("window", "{{ event.payload.window | default('') }}"),

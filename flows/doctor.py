@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from feature_repo.errors import RegistryUnavailable, StackError
 from feature_repo.settings import Settings
 from flows import processes
+from flows.cli_errors import INSTALL
 from flows.stack import ServiceStatus, check_health, read_live, read_stack
 from flows.stack_services import build_services
 from flows.terminal import Check, draw_live
@@ -17,7 +18,7 @@ from flows.terminal import Check, draw_live
 if TYPE_CHECKING:
     from flows.project import Project
 
-OLDEST_PYTHON = (3, 11)
+PYTHONS = ((3, 11), (3, 14))  # from, and below
 LEAST_DISK = 2.0  # GB: a year of the bundled data, its models and its reports take about one
 TOOLS = ("prefect", "mlflow", "bentoml", "feast", "great-expectations", "evidently", "scikit-learn")
 
@@ -79,7 +80,9 @@ def _check_service(service: ServiceStatus, healthy: bool) -> Check:
 
 def _check_python() -> Check:
     version = ".".join(map(str, sys.version_info[:3]))
-    return Check("python", sys.version_info >= OLDEST_PYTHON, version, "Use Python 3.11 or newer")
+    return Check(
+        "python", PYTHONS[0] <= sys.version_info[:2] < PYTHONS[1], version, "Use Python 3.11, 3.12 or 3.13"
+    )
 
 
 def _check_tools() -> Check:
@@ -90,7 +93,7 @@ def _check_tools() -> Check:
         except importlib.metadata.PackageNotFoundError:
             absent.append(tool)
     answer = f"not installed: {', '.join(absent)}" if absent else ", ".join(found)
-    return Check("packages", not absent, answer, "Run `make demo` or `make up`: each installs what is locked")
+    return Check("packages", not absent, answer, f"Install what is locked anew: `{INSTALL}`")
 
 
 def _check_home(settings: Settings) -> Check:

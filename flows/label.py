@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import polars as pl
-from prefect import flow, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from feature_repo.contract import Period, Problem
@@ -227,14 +227,3 @@ def _read_feedback(journal: Predictions, period: Period) -> pl.DataFrame:
 def label(lake: Lake, journal: Predictions, problem: Problem, period: Period) -> dict[str, int]:
     """Label a period as a step of a larger flow."""
     return asdict(label_period(lake, journal, problem, period))
-
-
-@flow(name="label", log_prints=True)
-def label_flow(since: datetime, until: datetime) -> dict[str, int]:
-    """Join the outcomes that became known from `since` to `until` to the journal's predictions."""
-    from flows.project import open_project
-
-    project = open_project()
-    counts = label_period(project.lake, project.journal, project.problem, Period(since, until))
-    print(f"labels known {since:%Y-%m-%d} to {until:%Y-%m-%d}: {counts}")
-    return asdict(counts)

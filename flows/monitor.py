@@ -228,7 +228,7 @@ def monitor(until: datetime | None = None) -> dict[str, Any]:
             f"monitor of {project.problem.name}",
             got=f"champion {version}, newest label {now}",
             expected="a champion and labels of its answers",
-            next_step="Promote a model, send it requests, then run label.",
+            next_step="Promote a model, send it requests, then run daily-loop.",
         )
     findings = run_monitor(
         project.lake,

@@ -20,6 +20,7 @@ BUILT = "perennial_features_until_timestamp_seconds"
 JUDGED = "perennial_verdict_info"
 UNTIL = "perennial_verdict_until_timestamp_seconds"
 BREACH = "perennial_breach"
+OURS = "ChampionMissing"  # a rule that no other Prometheus on this machine knows
 QUEUES = {
     "waiting for an answer": "perennial_waiting_rows",
     "waiting for the journal's disk": "perennial_journal_waiting_rows",
@@ -137,7 +138,7 @@ def read_serving(settings: Settings, live: Mapping[str, Any]) -> Serving:
         champion=str(champion) if champion else None,
         previous=str(live["previous"]) if live.get("previous") else None,
         challenger=str(live["challenger"]) if live.get("challenger") else None,
-        since=str(live.get("since", "")),
+        since=str(live.get("champion_since") or live.get("since", "")),
         why=why,
     )
 
@@ -188,9 +189,10 @@ def list_verdicts(data: Samples) -> tuple[Verdict, ...]:
 
 
 def read_alerts(settings: Settings) -> tuple[Alert, ...] | None:
-    """Return what fires in Prometheus; None if none answers."""
+    """Return what fires in Prometheus; None if none answers, or one that knows nothing of our rules."""
+    known = fetch(f"{settings.prometheus_url}/api/v1/rules?type=alert", PATIENCE)
     answer = fetch(f"{settings.prometheus_url}/api/v1/alerts", PATIENCE)
-    if answer is None:
+    if known is None or answer is None or f'"name":"{OURS}"'.encode() not in known:
         return None
     return tuple(
         Alert(

@@ -13,6 +13,7 @@ from flows.drill import drift, feedback, release, silent, skew
 from flows.drill.incident import MODES, Diary, Incident
 from flows.drill.progress import Progress
 from flows.drill.stage import FOLDER, Stage, clear_home, running_stage
+from flows.readiness.records import hash_code
 
 INJECT: dict[str, Callable[[Stage, Diary], None]] = {
     "silent": silent.inject,
@@ -73,7 +74,9 @@ def write_record(settings: Settings, incidents: Sequence[Incident]) -> Path:
     """Keep the records as JSON beside the report."""
     path = settings.home / FOLDER / "drill.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(describe(incidents), indent=1))
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({**describe(incidents), "code": hash_code()}, indent=1))
+    part.replace(path)
     return path
 
 

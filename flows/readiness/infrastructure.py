@@ -3,6 +3,7 @@
 import json
 from datetime import UTC, datetime
 
+from flows.drill.incident import MODES
 from flows.policy.readiness import Finding
 from flows.readiness.lookups import Question, counted, deployed, gate_held, kept, passed, ran, tagged, take
 from flows.readiness.sources import Sources
@@ -77,9 +78,15 @@ def find_drill(sources: Sources) -> Finding:
     if not path.is_file():
         return Finding(False, f"no {path}", "", "Run .venv/bin/perennial drill.")
     told = json.loads(path.read_text())
-    bad = [one.get("mode", "?") for one in told["modes"] if not one["ok"]]
-    if bad or not told["modes"]:
+    bad = [one["mode"] for one in told["modes"] if not one["ok"]]
+    if bad:
         return Finding(False, f"the drill of {told['at']} failed: {', '.join(bad)}", "", f"Read {path}.")
+    if lacking := [mode for mode in MODES if mode not in {one["mode"] for one in told["modes"]}]:
+        found = f"the drill of {told['at']} was not of {', '.join(lacking)}"
+        return Finding(False, found, "", "Run .venv/bin/perennial drill.")
+    if told.get("code") != sources.code:
+        found = f"the drill of {told['at']} was of other code"
+        return Finding(False, found, "", "Run .venv/bin/perennial drill.")
     return Finding(True, f"the drill of {told['at']}: {len(told['modes'])} failures, all healed", str(path))
 
 

@@ -5,7 +5,6 @@ A look that cannot be taken, because somebody does not answer say, holds nothing
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from feature_repo.errors import PerennialError
 from flows.policy.readiness import Finding
@@ -108,16 +107,17 @@ def ran(*flows: str, next_step: str = "") -> Look:
 
 
 def deployed(name: str, *, scheduled: bool = False) -> Look:
-    """Look whether Prefect holds the deployment, not paused and, if wanted, with a schedule."""
+    """Look whether Prefect holds the deployment, not paused and, if wanted, with an active schedule."""
 
     def look(sources: Sources) -> Finding:
         one = sources.deployments.get(name)
         if one is None or one["paused"]:
             why = "is paused" if one else "is not there"
             return Finding(False, f"deployment {name} {why}", "", START)
-        schedules = [schedule["schedule"].get("cron") for schedule in one["schedules"]]
+        schedules = [told["schedule"].get("cron") for told in one["schedules"] if told["active"]]
         if scheduled and not schedules:
-            return Finding(False, f"deployment {name} has no schedule", "", "Give it one.")
+            advice = "Switch one on in the Prefect UI, or set PERENNIAL_SCHEDULES=true."
+            return Finding(False, f"deployment {name} has no active schedule", "", advice)
         place = f"{sources.settings.prefect_url}/deployments/deployment/{one['id']}"
         return Finding(
             True, f"deployment {name}" + (f", schedule {schedules[0]}" if schedules else ""), place
@@ -205,18 +205,5 @@ def gate_held(*words: str) -> Look:
         return Finding(
             True, f"gate of version {version}: {told} held", sources.name_artifact(version, "gate.md")
         )
-
-    return look
-
-
-def written(path: str, *words: str) -> Look:
-    """Look for a page of the project that says something on these words."""
-
-    def look(sources: Sources) -> Finding:
-        file = Path(ROOT / path)
-        text = file.read_text().lower() if file.is_file() else ""
-        if not text or any(word.lower() not in text for word in words):
-            return Finding(False, f"{path} does not tell of {', '.join(words)}", "", f"Write it in {path}.")
-        return Finding(True, f"{path} tells of {', '.join(words)}", str(file))
 
     return look

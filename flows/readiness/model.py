@@ -9,7 +9,7 @@ import httpx
 
 from feature_repo.errors import NotEnoughData
 from flows.policy.readiness import Finding
-from flows.readiness.lookups import Question, kept, passed, tagged, written
+from flows.readiness.lookups import Question, kept, passed, tagged
 from flows.readiness.records import ROOT
 from flows.readiness.sources import Sources
 
@@ -92,8 +92,14 @@ def find_backtest(sources: Sources) -> Finding:
     path = sources.settings.home / BACKTEST
     if not path.is_file():
         return Finding(False, f"no {path}", "", "Run .venv/bin/perennial backtest.")
-    told = json.loads(path.read_text())
-    return Finding(bool(told), "a backtest holds never retraining against other policies", str(path))
+    told = {worth["policy"]: worth["mean_auc"] for worth in json.loads(path.read_text())["policies"]}
+    others = {name: auc for name, auc in told.items() if name != "never"}
+    if "never" not in told or not others:
+        advice = "Run .venv/bin/perennial backtest: of never and another policy."
+        return Finding(False, f"it is a backtest of {', '.join(told)}", str(path), advice)
+    best = max(others, key=lambda name: others[name])
+    aucs = f"never retrained AUC {told['never']:.4f}, {best} {others[best]:.4f}"
+    return Finding(True, f"a backtest of {len(told)} policies: {aucs}", str(path))
 
 
 def find_simpler(sources: Sources) -> Finding:
@@ -175,7 +181,6 @@ QUESTIONS = (
     Question(
         "The impact of model staleness is known",
         (find_backtest,),
-        (written("infra/decisions/0004-when-to-retrain.md", "frozen"),),
     ),
     Question("A simpler model is not better", (find_simpler, passed("tests/unit/test_gate.py"))),
     Question(

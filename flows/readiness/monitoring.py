@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
+from flows.cli_errors import INSTALL
 from flows.policy.readiness import Finding
 from flows.readiness.lookups import Question, alerted, automation, counted, deployed, passed, ran
 from flows.readiness.records import ROOT
@@ -32,7 +33,7 @@ def find_lock(sources: Sources) -> Finding:
         if found not in wanted.specifier:
             other.append(f"{wanted.name} {found} instead of {wanted.specifier}")
     if other:
-        return Finding(False, f"not as locked: {', '.join(other[:3])}", "", "Run make lock, or install anew.")
+        return Finding(False, f"not as locked: {', '.join(other[:3])}", "", f"Install anew: {INSTALL}.")
     return Finding(True, "every package installed is the one that the lock names", str(lock))
 
 
@@ -136,7 +137,8 @@ QUESTIONS = (
     ),
     Question(
         "Models are not too stale",
-        (find_age, deployed("retrain", scheduled=True), automation("retrain on")),
+        # The nightly loop judges the champion and its age, and asks; the automation runs the retrain.
+        (find_age, deployed("daily-loop", scheduled=True), deployed("retrain"), automation("retrain on")),
         (find_age,),
     ),
     Question(

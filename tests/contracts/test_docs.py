@@ -170,23 +170,44 @@ def test_the_readme_names_every_deployment() -> None:
 
 
 def test_the_readme_quotes_the_thresholds_that_decide() -> None:
-    """Numbers under 'What decides' are those of the policies."""
+    """Numbers under 'What decides', and on the page that it leads to, are those of the policies."""
+    from flows.batches import MAX_QUARANTINED
     from flows.policy.gate import GatePolicy
+    from flows.policy.patience import PatiencePolicy
+    from flows.policy.quality import QualityPolicy
     from flows.policy.trigger import TriggerPolicy
+    from services.routing import Terms
 
-    text = " ".join(README.read_text(encoding="utf-8").split())
-    gate, trigger = GatePolicy(), TriggerPolicy()
+    short, whole = (
+        " ".join(page.read_text(encoding="utf-8").split())
+        for page in (README, ROOT / "infra" / "docs" / "what-decides.md")
+    )
+    gate, trigger, patience, quality = GatePolicy(), TriggerPolicy(), PatiencePolicy(), QualityPolicy()
     assert trigger.window == timedelta(days=7)
     for quoted in (
-        f"within {gate.max_latency_ms:g} ms",
+        f"within {gate.max_latency_ms:g} ms of CPU",
         f"{gate.min_rows:,} newer labelled rows of {gate.min_days} days",
         f"{gate.level:.0%} interval",
         f"within {gate.max_bias:g} of",
         f"{trigger.needed} of the last {trigger.of} weekly windows",
         f"learned from is {trigger.oldest.days} days old",
         "slope not surely outside {} to {}".format(*gate.slopes),
+        f"AUC surely more than {quality.auc_tolerance:g}",
+        f"Brier skill surely more than {quality.skill_tolerance:g}",
+        "outcomes surely outside {} to {}".format(*quality.calibration),
+        f"again after {trigger.after_rejection.days} days",
+        f"{patience.rejections} rejections in a row",
+        f"{patience.wait.days} days of newer labels",
+        f"bake time, {Terms().bake:g} days",
+        f"over {MAX_QUARANTINED:.0%} quarantined",
     ):
-        assert quoted in text, quoted
+        assert quoted in whole, quoted
+    for quoted in (
+        f"{trigger.needed} of the last {trigger.of} weekly windows",
+        f"learned from is {trigger.oldest.days} days old",
+        f"{Terms().bake:g} days of watch",
+    ):
+        assert quoted in short, quoted
 
 
 def test_the_readme_links_what_the_address_of_each_screen_is() -> None:

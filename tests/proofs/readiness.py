@@ -15,7 +15,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from feature_repo.settings import Settings
+from flows.deployments import PLANS
 from flows.readiness.walk import list_tests
 from flows.stack_services import PROJECT
 from tests.ports import find_free_port
@@ -42,6 +45,7 @@ def measure() -> Iterator[Figure]:
             live(settings, FIRST, TRAINED, DAYS)
             run_cli(settings, "backtest", "--policies", "never,weekly")
             run_tests(settings)
+            go_live(settings)
             yield from look(settings)
 
 
@@ -107,6 +111,17 @@ def run_tests(settings: Settings) -> None:
     whole = [name for name in list_tests() if not name.startswith("tests/e2e")]
     command = (sys.executable, "-m", "pytest", "-q", "--record", str(settings.home / "tests.jsonl"), *whole)
     subprocess.run(command, cwd=PROJECT, check=False, stdout=sys.stderr)
+
+
+def go_live(settings: Settings) -> None:
+    """Switch on the schedules that the deployments come with, as one does where no days are replayed."""
+    with httpx.Client(base_url=f"{settings.prefect_url}/api", timeout=30) as client:
+        for plan in (one for one in PLANS if one.cron and not one.resting):
+            asked = {"deployments": {"name": {"any_": [plan.name]}}}
+            for found in client.post("/deployments/filter", json=asked).raise_for_status().json():
+                for schedule in found["schedules"]:
+                    place = f"/deployments/{found['id']}/schedules/{schedule['id']}"
+                    client.patch(place, json={"active": True}).raise_for_status()
 
 
 def run_cli(settings: Settings, *words: str) -> str:

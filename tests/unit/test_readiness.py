@@ -1,14 +1,18 @@
 """Readiness: points follow from what was looked up, and from nothing else."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.drill.incident import MODES
 from flows.policy.readiness import Finding, Score, grade
 from flows.readiness import records
-from flows.readiness.lookups import TestsPassed, passed, take, written
+from flows.readiness.infrastructure import find_drill
+from flows.readiness.lookups import TestsPassed, deployed, passed, take
+from flows.readiness.model import BACKTEST, find_backtest
 from flows.readiness.records import FILE, TestRecord, append_records, hash_code, read_records
 from flows.readiness.sources import Sources
 from flows.readiness.walk import CHECKLIST, RUBRIC, describe, draw_answers, score_rubric, walk_checklist
@@ -150,11 +154,41 @@ def test_code_is_told_by_its_content(tmp_path: Path) -> None:
     assert hash_code(tmp_path) != before
 
 
-def test_a_page_without_the_words_is_no_evidence(sources: Sources) -> None:
-    """A file that is there and says nothing on the matter proves nothing."""
-    assert take(written("README.md", "Prefect"), sources).holds
-    assert not take(written("README.md", "no such words at all"), sources).holds
-    assert not take(written("no/such/page.md", "Prefect"), sources).holds
+@pytest.mark.parametrize(("active", "holds"), [(True, True), (False, False)])
+def test_a_schedule_that_is_switched_off_runs_nothing(sources: Sources, active: bool, holds: bool) -> None:
+    """It stands in the UI, and is no evidence."""
+    schedule = {"active": active, "schedule": {"cron": "0 4 * * *"}}
+    one = {"name": "daily-loop", "id": "1", "paused": False, "schedules": [schedule]}
+    vars(sources)["deployments"] = {"daily-loop": one}
+    assert take(deployed("daily-loop", scheduled=True), sources).holds is holds
+    assert take(deployed("daily-loop"), sources).holds
+
+
+@pytest.mark.parametrize(
+    ("policies", "holds"), [(("never", "weekly"), True), (("weekly", "monthly"), False), (("never",), False)]
+)
+def test_only_beside_never_a_backtest_tells_what_staleness_costs(
+    sources: Sources, policies: tuple[str, ...], holds: bool
+) -> None:
+    """A backtest of other policies alone does not."""
+    path = sources.settings.home / BACKTEST
+    path.parent.mkdir(parents=True)
+    worths = [{"policy": name, "mean_auc": 0.7 + n / 100} for n, name in enumerate(policies)]
+    path.write_text(json.dumps({"policies": worths}))
+    found = take(find_backtest, sources)
+    assert found.holds is holds
+    assert not holds or found.what == "a backtest of 2 policies: never retrained AUC 0.7000, weekly 0.7100"
+
+
+@pytest.mark.parametrize("lacks", ["", "a mode", "the code", "health"])
+def test_a_drill_counts_if_it_was_whole_and_of_this_code(sources: Sources, lacks: str) -> None:
+    """Of one mode only, of other code, or failed, it stands for no end-to-end test."""
+    modes = [{"mode": mode, "ok": lacks != "health"} for mode in MODES[1 if lacks == "a mode" else 0 :]]
+    code = "another" if lacks == "the code" else sources.code
+    path = sources.settings.home / "drill" / "drill.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"at": "now", "modes": modes, "code": code}))
+    assert take(find_drill, sources).holds is not bool(lacks)
 
 
 def test_every_line_of_evidence_is_whole() -> None:
