@@ -211,7 +211,7 @@ def _follow_retrain(
 
 def _roll_back(project: "Project", story: Story, console: Console) -> None:
     """Move the alias as a person would in the MLflow UI, with nothing of ours in between."""
-    from flows.release import reconcile_previous
+    from flows.releasing.release import reconcile_previous
     from flows.traffic import await_version
 
     aliases = project.registry.aliases()

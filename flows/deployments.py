@@ -28,9 +28,9 @@ from prefect.schedules import Cron
 from prefect.states import Crashed
 
 from feature_repo.settings import Settings, load_settings
-from flows.keeper import keeping
 from flows.monitor import EVENT
 from flows.project import open_project
+from flows.releasing.keeper import keeping
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -116,11 +116,13 @@ PLANS = (
         "Makes few large files of many small ones in the lake; deletes versions that nothing needs.",
         cron="0 3 * * 0",
     ),
-    Plan("rollback", "flows.release:rollback", "Makes the previous model version the champion again."),
-    Plan("promote", "flows.release:promote", "Makes a model version of your choice the champion."),
+    Plan(
+        "rollback", "flows.releasing.release:rollback", "Makes the previous model version the champion again."
+    ),
+    Plan("promote", "flows.releasing.release:promote", "Makes a model version of your choice the champion."),
     Plan(
         "propose",
-        "flows.proposal:propose",
+        "flows.releasing.proposal:propose",
         "Waits for a person's word on a version, here or by `perennial approve`; then releases it, or not.",
     ),
 )

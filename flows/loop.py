@@ -15,13 +15,13 @@ from flows.features import build, build_features, find_unbuilt, materialize, mat
 from flows.ingest import ingest, ingest_period, landed_until
 from flows.label import label
 from flows.lineage import emit_features, emit_ingest, emit_label, emit_monitor
-from flows.look import look_at_rollout
 from flows.manifests import LANDED, STOPPED, UNCHANGED, Manifest
 from flows.monitor import monitor_step
-from flows.passed import release_waiting_step
 from flows.progress import report
 from flows.project import Project, open_project
-from flows.release import reconcile_previous
+from flows.releasing.look import look_at_rollout
+from flows.releasing.passed import release_waiting_step
+from flows.releasing.release import reconcile_previous
 from flows.summary import publish_manifests, publish_table
 
 Progress = Callable[[int, int], None]

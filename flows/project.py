@@ -14,7 +14,7 @@ from expectations.rules import Rule
 from feature_repo.contract import Fetch, Lookup, Period, Problem
 from feature_repo.lake import Lake
 from feature_repo.settings import Settings, load_settings
-from flows.release_state import ReleaseState
+from flows.releasing.release_state import ReleaseState
 
 if TYPE_CHECKING:
     from feature_repo.store import FeatureStore

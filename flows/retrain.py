@@ -15,11 +15,11 @@ from prefect import flow, get_run_logger
 from flows.code_version import read_code_version
 from flows.gate import gate
 from flows.ingest import landed_until
-from flows.passed import Stage, name_champion, release_judged, release_waiting
 from flows.policy.gate import GateVerdict
 from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
 from flows.progress import report
 from flows.project import Project, open_project
+from flows.releasing.passed import Stage, name_champion, release_judged, release_waiting
 from flows.retrain_records import (
     HELD,
     PASSED,

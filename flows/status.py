@@ -123,7 +123,7 @@ def read_status(settings: Settings) -> Status:
 
 def read_serving(settings: Settings, live: Mapping[str, Any]) -> Serving:
     """Return what the service says that it serves, and why, as the record of moves has it."""
-    from flows.release_state import ReleaseState
+    from flows.releasing.release_state import ReleaseState
 
     champion, why = live.get("champion"), str(live.get("reason", ""))
     known = (settings.home / "releases").is_dir()  # asking makes it, and a look changes nothing

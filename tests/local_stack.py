@@ -64,7 +64,7 @@ def land(project: "Project", period: "Period") -> dict[str, "pl.DataFrame"]:
 
 def train_first(project: "Project", until: date) -> int:
     """Train on what has landed before the day, and return the version once every worker serves it."""
-    from flows.release import promote_version
+    from flows.releasing.release import promote_version
     from flows.retrain import retrain
     from flows.traffic import await_version
 

@@ -5,9 +5,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from feature_repo.contract import Period
-from flows.look import Looked, look
 from flows.monitor import Findings, run_monitor
 from flows.project import Project
+from flows.releasing.look import Looked, look
 from flows.skew import SkewReport, probe_skew
 
 

@@ -135,7 +135,7 @@ def _mend(stage: "Stage", diary: Diary, hour: datetime, before: set[int]) -> Non
 
 
 def _replay(stage: "Stage", ids: list[int]) -> "Iterator[Replay]":
-    from flows.cli_dead_letters import build_checks, reach_service
+    from flows.cli.dead_letters import build_checks, reach_service
     from services.dead_letters import replay_letters
     from services.journal import Journal
 

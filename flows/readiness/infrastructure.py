@@ -61,7 +61,7 @@ def find_loop(sources: Sources) -> Finding:
 
 def find_beside(sources: Sources) -> Finding:
     """Look whether a version ever stood beside the champion: as a rollout, or scored and not heard."""
-    from flows.release_state import ReleaseState
+    from flows.releasing.release_state import ReleaseState
 
     path = sources.settings.home / "releases"
     known = ReleaseState(sources.settings.home).rollouts() if path.is_dir() else []

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Any
 
-from flows.cli_errors import INSTALL
+from flows.cli.errors import INSTALL
 from flows.policy.readiness import Finding
 from flows.readiness.lookups import Question, alerted, automation, counted, deployed, passed, ran
 from flows.readiness.records import ROOT

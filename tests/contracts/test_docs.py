@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from feature_repo.settings import Settings
-from flows.cli import app
+from flows.cli.app import app
 from tests.docs_reading import DOCS, ROOT, RUNBOOKS, Told, list_commands, list_lines, list_links, list_paths
 
 PAGES = (*DOCS, *RUNBOOKS)

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from feature_repo.errors import LetterRefused
-from flows.cli import app
+from flows.cli.app import app
 from services.dead_letters import find_path, is_cut, replay_letters
 from services.journal import DeadLetter, Journal, LetterFilter
 from services.schemas import EXAMPLE, EXAMPLE_FEEDBACK

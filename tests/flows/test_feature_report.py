@@ -17,7 +17,7 @@ from feature_repo.fingerprint import describe_problem
 from feature_repo.problem import PROBLEM
 from feature_repo.settings import Settings
 from feature_repo.source_columns import find_columns, find_request_fields
-from flows.cli_features import features
+from flows.cli.features import features
 from flows.feature_report import FeatureReport, report_features
 from flows.features import build_features
 from flows.ingest import ingest_period

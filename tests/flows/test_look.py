@@ -13,10 +13,10 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.errors import MonitorsDown
 from flows.label import LABEL_SCHEMA, TABLE
-from flows.look import look
-from flows.release import promote_version, reconcile_previous
-from flows.rollout import challenge, release_passed
-from flows.watching import STARVED
+from flows.releasing.look import look
+from flows.releasing.release import promote_version, reconcile_previous
+from flows.releasing.rollout import challenge, release_passed
+from flows.releasing.watching import STARVED
 from services.journal import Prediction, ShadowScore, format_instant
 from services.routing import TERMS, falls_to_challenger, parse_terms
 from tests import toy
@@ -36,7 +36,7 @@ def packages(tmp_path_factory):
 @pytest.fixture
 def project(make_toy, packages, monkeypatch):
     """A toy project whose first version serves; the second one passed the gate."""
-    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", lambda project, version: None)
     made = make_toy()
     nobody = dict.fromkeys(("prefect_port", "prometheus_port", "alertmanager_port", "service_port"), 1)
     made = replace(made, settings=made.settings.model_copy(update={"required_monitors": "", **nobody}))
@@ -321,7 +321,7 @@ def test_monitors_are_asked_while_nothing_is_held(project, monkeypatch):
     held = []
     inside = project.releases._inside
     monkeypatch.setattr(
-        "flows.release.require_monitors", lambda *_: held.append(getattr(inside, "held", False))
+        "flows.releasing.release.require_monitors", lambda *_: held.append(getattr(inside, "held", False))
     )
     assert look(project, until(8)).action == "promote"
     assert held == [False]
@@ -336,7 +336,7 @@ def test_a_promotion_whose_monitors_are_down_is_tried_again(project, monkeypatch
         raise MonitorsDown("Prometheus", got="silence", expected="an answer", next_step="Start it.")
 
     with monkeypatch.context() as patched:
-        patched.setattr("flows.release.require_monitors", refuse)
+        patched.setattr("flows.releasing.release.require_monitors", refuse)
         found = look(project, until(8))
         assert found.action == "go on"
         assert "cannot promote now" in found.reasons[-1]

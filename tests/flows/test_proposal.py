@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from feature_repo.errors import GateClosed
-from flows.proposal import Decision, answer_proposal, decide, find_proposals
-from flows.release import promote_version
+from flows.releasing.proposal import Decision, answer_proposal, decide, find_proposals
+from flows.releasing.release import promote_version
 from tests.packages import FakeRegistry
 
 RUN = {
@@ -89,7 +89,7 @@ def test_the_wrong_run_or_version_is_refused(change, found):
 
 @pytest.fixture
 def project(make_toy, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", lambda project, version: None)
     made = make_toy()
     vars(made)["registry"] = registry = FakeRegistry()
     for _ in range(2):

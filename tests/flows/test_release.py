@@ -11,7 +11,7 @@ from feature_repo.lake import content_hash
 from flows.doctor import check_monitors
 from flows.monitors import NAMES, list_monitors, read_required, read_rule_names
 from flows.prometheus import EXPECTED, find_folder, stop_monitoring
-from flows.release import promote_version, roll_back
+from flows.releasing.release import promote_version, roll_back
 from tests.monitoring import FakeMonitoring, serving
 from tests.packages import FakeRegistry
 from tests.ports import find_free_port

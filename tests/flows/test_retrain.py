@@ -6,15 +6,15 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
-import flows.passed
+import flows.releasing.passed
 import flows.retrain
 from feature_repo.errors import MonitorsDown
-from flows.passed import release_waiting
 from flows.policy.gate import GateVerdict
 from flows.policy.gate_check import Check
+from flows.releasing.passed import release_waiting
+from flows.releasing.rollout import challenge
 from flows.retrain import Request, retrain_and_release
 from flows.retrain_records import MET, read_retrains
-from flows.rollout import challenge
 from flows.train import Candidate
 from tests import toy
 from tests.packages import FakeRegistry
@@ -31,8 +31,8 @@ class World:
         vars(project)["registry"] = FakeRegistry()
         monkeypatch.setattr(flows.retrain, "train", self.train)
         monkeypatch.setattr(flows.retrain, "gate", self.gate)
-        monkeypatch.setattr(flows.passed, "release_step", self.release)
-        monkeypatch.setattr(flows.passed, "AT_IT", timedelta(0))
+        monkeypatch.setattr(flows.releasing.passed, "release_step", self.release)
+        monkeypatch.setattr(flows.releasing.passed, "AT_IT", timedelta(0))
 
     def train(self, project, until, reason):
         self.trained += 1
@@ -110,7 +110,7 @@ def test_what_could_not_be_released_is_released_by_the_next_day(world, monkeypat
         raise MonitorsDown("Prometheus", got="silence", expected="an answer", next_step="Start it.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(flows.passed, "release_step", refuse)
+        patched.setattr(flows.releasing.passed, "release_step", refuse)
         assert release_waiting(world.project).released.startswith("waits: ")
     assert release_waiting(world.project).state == "released"
     assert release_waiting(world.project) is None
@@ -123,7 +123,7 @@ def test_a_run_that_may_be_at_its_release_is_left_to_it(world, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         world.ask(window="week 1 of v1", cause="event")
     world.killed = False
-    monkeypatch.setattr(flows.passed, "AT_IT", timedelta(hours=1))
+    monkeypatch.setattr(flows.releasing.passed, "AT_IT", timedelta(hours=1))
     assert release_waiting(world.project) is None
     assert world.released == []
 
@@ -132,7 +132,7 @@ def test_the_newest_of_what_waits_is_released_and_no_other(world, monkeypatch):
     """The older one was overtaken before it ever served."""
     world.killed = True
     with monkeypatch.context() as patched:
-        patched.setattr(flows.passed, "AT_IT", timedelta(hours=1))
+        patched.setattr(flows.releasing.passed, "AT_IT", timedelta(hours=1))
         for week in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 world.ask(week, window=f"week {week} of v1", cause="event")

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from feature_repo.errors import GateClosed, MonitorsDown, RegistryUnavailable, ReleaseBusy
-from flows.keeper import Keeper
-from flows.look import look
-from flows.release import promote_version, reconcile_previous, roll_back
-from flows.release_state import ReleaseState
-from flows.rollout import challenge, promote_and_watch, release_passed
-from flows.served_history import find_served, list_spells
+from flows.releasing.keeper import Keeper
+from flows.releasing.look import look
+from flows.releasing.release import promote_version, reconcile_previous, roll_back
+from flows.releasing.release_state import ReleaseState
+from flows.releasing.rollout import challenge, promote_and_watch, release_passed
+from flows.releasing.served_history import find_served, list_spells
 from services.routing import TERMS, parse_terms
 from tests import toy
 from tests.packages import FakeRegistry
@@ -21,7 +21,7 @@ from tests.packages import FakeRegistry
 @pytest.fixture
 def project(make_toy, tmp_path, monkeypatch):
     """A toy project with three versions that the gate passed, and no monitor to wait for."""
-    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", lambda project, version: None)
     toy = make_toy()
     nobody = dict.fromkeys(("prefect_port", "prometheus_port", "alertmanager_port"), 1)
     free = toy.settings.model_copy(update={"required_monitors": "", **nobody})
@@ -209,7 +209,7 @@ def test_two_processes_do_not_move_at_once(project):
     """Who comes second waits, and says so if it takes too long."""
     other = ReleaseState(project.settings.home)
     with project.releases.hold(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flows.release_state.PATIENCE", 0.05)
+        patch.setattr("flows.releasing.release_state.PATIENCE", 0.05)
         with pytest.raises(ReleaseBusy), other.hold():
             pass
 
@@ -223,7 +223,7 @@ def test_a_reason_is_text_and_nothing_else(project, reason, monkeypatch):
 
     from rich.console import Console
 
-    from flows import cli_release
+    from flows.cli import release as cli_release
 
     promote_version(project, 1, reason, by_hand=True)
     assert project.releases.moves()[-1].reason == reason
@@ -250,7 +250,7 @@ def while_monitors_are_asked(monkeypatch, act):
         if version == 3 and todo:
             todo.pop()()
 
-    monkeypatch.setattr("flows.release.require_monitors", ask)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", ask)
 
 
 @pytest.mark.parametrize("who", ["ann", "another release", "ann's challenge"])
@@ -280,7 +280,7 @@ def test_a_release_that_fails_ends_nothing(project, monkeypatch, stage):
     def refuse(project, version):
         raise MonitorsDown("monitors", got="none", expected="all", next_step="Wait.")
 
-    monkeypatch.setattr("flows.release.require_monitors", refuse)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", refuse)
     with pytest.raises(MonitorsDown):
         release_passed(project, 3, "newest")
     assert (project.releases.current(), project.registry.named) == (under_way, named)
@@ -294,7 +294,7 @@ def test_a_kill_leaves_no_canary_of_the_champion(project, monkeypatch):
     release_passed(project, 1, "first")
     rollout = release_passed(project, 2, "newer", stage="canary")
     with monkeypatch.context() as patch:
-        patch.setattr("flows.release.withdraw", kill)
+        patch.setattr("flows.releasing.release.withdraw", kill)
         with pytest.raises(Killed):
             promote_and_watch(project, 2, "better", rollout=rollout)
     assert project.registry.named["challenger"] == 2
@@ -310,7 +310,7 @@ def test_a_release_killed_before_its_alias_moved_takes_nobodys_place(project, mo
     release_passed(project, 1, "first")
     watched = release_passed(project, 2, "newer")
     with monkeypatch.context() as patch:
-        patch.setattr("flows.release.move_champion", kill)
+        patch.setattr("flows.releasing.release.move_champion", kill)
         with pytest.raises(Killed):
             release_passed(project, 3, "newest")
     assert project.releases.current() == watched
@@ -337,7 +337,7 @@ def test_a_clock_that_goes_back_leaves_the_order(project, monkeypatch):
     release_passed(project, 1, "first")
     release_passed(project, 2, "second")
     past = datetime.now(UTC) - timedelta(hours=1)
-    monkeypatch.setattr("flows.release_state.now", lambda: past.isoformat(timespec="microseconds"))
+    monkeypatch.setattr("flows.releasing.release_state.now", lambda: past.isoformat(timespec="microseconds"))
     promote_version(project, 3, "back", by_hand=True)
     count = len(project.releases.moves())
     reconcile_previous(project)

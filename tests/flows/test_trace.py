@@ -15,8 +15,8 @@ from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData
 from feature_repo.lake import Lake
 from feature_repo.settings import Settings
-from flows.cli_trace import draw_batch_trace, draw_trace
-from flows.cli_trace import trace as trace_command
+from flows.cli.trace import draw_batch_trace, draw_trace
+from flows.cli.trace import trace as trace_command
 from flows.corrections import follow_corrections, restate_period
 from flows.features import build_features, materialize_period
 from flows.ingest import ingest_period

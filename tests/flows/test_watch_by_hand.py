@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from flows.look import watch_moved
-from flows.release import promote_version, reconcile_previous
-from flows.rollout import release_passed
+from flows.releasing.look import watch_moved
+from flows.releasing.release import promote_version, reconcile_previous
+from flows.releasing.rollout import release_passed
 from tests.packages import FakeRegistry
 
 
 @pytest.fixture
 def project(make_toy, tmp_path, monkeypatch):
     """A toy project whose first version serves, with two more that the gate never saw."""
-    monkeypatch.setattr("flows.release.require_monitors", lambda project, version: None)
+    monkeypatch.setattr("flows.releasing.release.require_monitors", lambda project, version: None)
     toy = make_toy()
     toy = replace(toy, settings=toy.settings.model_copy(update={"required_monitors": ""}))
     (tmp_path / "package").mkdir()

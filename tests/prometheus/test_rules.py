@@ -15,7 +15,7 @@ import yaml
 from typer.main import get_command
 
 from feature_repo.settings import Settings
-from flows.cli import app
+from flows.cli.app import app
 from flows.prometheus import INFRA, scale_durations, write_config
 
 RULES = INFRA / "prometheus" / "rules"

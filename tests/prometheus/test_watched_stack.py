@@ -34,7 +34,8 @@ ALERTS = re.findall(
 PAIR = ["alertmanager", "prometheus"]
 UP = """
 import sys
-from flows import cli, stack
+from flows import stack
+from flows.cli import app as cli
 from tests.prometheus.test_watched_stack import stand_in
 stack.build_services = lambda settings: [stand_in(settings)]
 sys.argv = ["perennial", "up"]

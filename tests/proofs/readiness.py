@@ -88,7 +88,7 @@ def replay(settings: Settings, begin: date, days: int) -> None:
 def exercise(settings: Settings, newer: int, begin: date) -> None:
     """Let a version stand beside the champion, then move it in by hand and back, and look for skew."""
     from flows.project import open_project
-    from flows.release import promote, rollback
+    from flows.releasing.release import promote, rollback
     from flows.skew import skew_probe
     from flows.traffic import await_version
 

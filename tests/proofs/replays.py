@@ -93,7 +93,7 @@ def _build(project: Any) -> list[Any]:
 
 def _serve(project: Any, runs: Sequence[Any]) -> None:
     """Answer two days over HTTP, hour by hour as they go online; move the champion at noon."""
-    from flows.release import promote_version
+    from flows.releasing.release import promote_version
     from flows.traffic import Load, await_version
 
     settings, days = project.settings, [LAST, LAST + DAY]

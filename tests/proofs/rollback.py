@@ -138,8 +138,8 @@ def roll_back(world: World, version: int, gone: int) -> Click:
 def running(home: Path) -> Iterator[World]:
     """Run MLflow with two models, the service on real features, the keeper, and the load."""
     from feature_repo.settings import Settings
-    from flows.keeper import keeping
     from flows.project import open_project
+    from flows.releasing.keeper import keeping
     from flows.stack import running_stack
     from flows.stack_services import build_environment, build_services
     from tests.ports import find_free_port

@@ -1,7 +1,7 @@
 """The runner with a keeper that looks at no release, for the proof that the drill misses its looks."""
 
 from flows.deployments import main
-from flows.keeper import Keeper
+from flows.releasing.keeper import Keeper
 
 
 def look_at_nothing(self: Keeper) -> None:

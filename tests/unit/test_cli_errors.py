@@ -12,9 +12,9 @@ import typer
 from typer.testing import CliRunner
 
 from feature_repo.errors import StackError
-from flows.cli import app as perennial
-from flows.cli_errors import OneLineErrors, tell_error
-from flows.cli_help import EXAMPLES, list_commands
+from flows.cli.app import app as perennial
+from flows.cli.errors import OneLineErrors, tell_error
+from flows.cli.help import EXAMPLES, list_commands
 
 
 class ConnectError(Exception):

@@ -24,7 +24,7 @@ def test_what_a_home_holds_is_set_aside_and_not_deleted(tmp_path: Path) -> None:
 
 def test_everything_of_the_old_life_is_set_aside(tmp_path: Path) -> None:
     """Versions begin at 1 again: what is known of the old ones, and of who released them, must not stay."""
-    from flows.release_state import ReleaseState
+    from flows.releasing.release_state import ReleaseState
 
     old = ReleaseState(tmp_path)
     old.finish(old.begin("champion", 1, 2, who="ann", how="by hand", reason="better"), 0.1)

@@ -37,8 +37,8 @@ def test_the_runner_of_the_proof_looks_at_no_release(tmp_path: Path) -> None:
 
 def test_the_defences_of_a_drill_are_the_systems_own() -> None:
     """By default nothing is replaced."""
-    from flows.look import look
     from flows.monitor import run_monitor
+    from flows.releasing.look import look
     from flows.skew import probe_skew
 
     own = Defences()

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from feature_repo.settings import Settings
-from flows.watching import STARTED, find_p95, read_latency
+from flows.releasing.watching import STARTED, find_p95, read_latency
 from services.metrics import Metrics
 
 # 10,000 answers, nearly all within 5 ms; and 10,200 of a service that started later, most within 50 ms.

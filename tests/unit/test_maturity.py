@@ -53,7 +53,7 @@ def test_what_became_known_later_is_not_on_the_curve_of_before():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_command_shows_a_home_without_outcomes(tmp_path):
     """Nothing told yet: no fate, an empty curve, and no error."""
-    from flows.cli import app
+    from flows.cli.app import app
 
     shown = CliRunner().invoke(app, ["--home", str(tmp_path), "outcomes", "--json"])
     assert shown.exit_code == 0, shown.output

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console, Group
 
 from feature_repo.settings import Settings
-from flows import cli_status
-from flows.release_state import ReleaseState
+from flows.cli import status as cli_status
+from flows.releasing.release_state import ReleaseState
 from flows.stack import ServiceStatus, Stack
 from flows.status import (
     Serving,

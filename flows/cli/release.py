@@ -35,14 +35,14 @@ def add_commands(app: typer.Typer) -> None:
 
 def promote(ctx: typer.Context, version: Version, reason: Reason = "by hand") -> None:
     """Make a model version the champion; the service follows within a second or two."""
-    from flows.release import promote_version
+    from flows.releasing.release import promote_version
 
     _tell(promote_version(_open(ctx.obj), version, reason, by_hand=True))
 
 
 def rollback(ctx: typer.Context, reason: Reason = "by hand") -> None:
     """Make the previous model version the champion again; needs nothing but MLflow."""
-    from flows.release import roll_back
+    from flows.releasing.release import roll_back
 
     _tell(roll_back(_open(ctx.obj), reason))
 
@@ -60,7 +60,7 @@ def challenge(
     ] = None,
 ) -> None:
     """Set a version beside the champion, or change its terms: what is not named stays as it is."""
-    from flows.rollout import challenge as begin
+    from flows.releasing.rollout import challenge as begin
 
     found = begin(_open(ctx.obj), version, reason, stage=stage, share=share, bake=bake)
     terms = found.terms
@@ -76,7 +76,7 @@ def rollout(
 ) -> None:
     """Look at the release under way: what is known, what follows, and why."""
     from flows.ingest import landed_until
-    from flows.look import judge_rollout, look
+    from flows.releasing.look import judge_rollout, look
 
     project = _open(ctx.obj)
     until = landed_until(project)
@@ -119,8 +119,8 @@ def approve(
     if proposal and not version:
         raise typer.BadParameter("name the version that you mean", param_hint="--version")
     os.environ["PREFECT_API_URL"] = f"{ctx.obj.prefect_url}/api"
-    from flows.proposal import Decision, answer_proposal, find_proposals
-    from flows.release import name_caller
+    from flows.releasing.proposal import Decision, answer_proposal, find_proposals
+    from flows.releasing.release import name_caller
 
     with _ask_prefect(ctx.obj) as client:
         if not proposal:
@@ -140,7 +140,7 @@ def history(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show who moved what when, from, to, why and for how long; or what served at any past instant."""
-    from flows.served_history import find_served, list_spells
+    from flows.releasing.served_history import find_served, list_spells
 
     project = _open(ctx.obj, reconcile=True)
     moves = project.releases.moves()
@@ -188,7 +188,7 @@ def _open(settings: Settings, *, reconcile: bool = False) -> "Project":
 
 def _reconcile_if_there(project: "Project") -> None:
     from feature_repo.errors import PerennialError
-    from flows.release import reconcile_previous
+    from flows.releasing.release import reconcile_previous
     from flows.retention import check_answers
 
     try:

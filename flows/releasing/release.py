@@ -12,7 +12,7 @@ from feature_repo.errors import GateClosed, PerennialError
 from flows.live_definitions import require_servable
 from flows.monitors import require_monitors
 from flows.project import Project, open_project
-from flows.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout
+from flows.releasing.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout
 
 SEEN = "perennial.champion_seen"  # the champion that the system knew last, as a tag of the model
 log = logging.getLogger("perennial.release")

@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from feature_repo.errors import PerennialError
 from flows.project import Project
+from flows.releasing.rollout import find_hindrance, release_passed
 from flows.retrain_records import HELD, MET, PASSED, RELEASED, Retrain, now, read_retrains, record_retrain
-from flows.rollout import find_hindrance, release_passed
 
 Stage = Literal["full", "shadow", "canary"]
 AT_IT = timedelta(hours=1)  # in which the run that asked may itself still be at the release

@@ -16,11 +16,11 @@ from flows.policy.sequential import SequentialPolicy, compare
 from flows.policy.signals import bound_share
 from flows.policy.watch import WatchPolicy, judge_watch
 from flows.project import Project
-from flows.release import reconcile_previous, roll_back, withdraw
-from flows.release_state import BESIDE, WATCHED, Rollout, now
-from flows.rollout import make_ready, promote_and_watch, read_data_time, read_terms, resume
+from flows.releasing.release import reconcile_previous, roll_back, withdraw
+from flows.releasing.release_state import BESIDE, WATCHED, Rollout, now
+from flows.releasing.rollout import make_ready, promote_and_watch, read_data_time, read_terms, resume
+from flows.releasing.watching import count_challenged, count_days_asked, gather_days, gather_watch
 from flows.summary import publish
-from flows.watching import count_challenged, count_days_asked, gather_days, gather_watch
 
 CHALLENGE = SequentialPolicy()
 BY = "the rollout's own look"  # who moved it, in the record

@@ -24,7 +24,7 @@ from flows.label import read_labels
 from flows.policy.gate import log_loss
 from flows.policy.watch import Watched, is_slow
 from flows.project import Project
-from flows.release_state import Rollout
+from flows.releasing.release_state import Rollout
 from flows.served import parse_features
 from services.routing import falls_to_challenger
 

@@ -13,8 +13,8 @@ from prefect.input import RunInput
 
 from feature_repo.errors import GateClosed, PerennialError
 from flows.project import Project, open_project
-from flows.release import promote_version, reconcile_previous, show_move
-from flows.rollout import challenge
+from flows.releasing.release import promote_version, reconcile_previous, show_move
+from flows.releasing.rollout import challenge
 from services.routing import Stage
 
 WEEK = 7 * 86_400

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from flows.release_state import Moved
+from flows.releasing.release_state import Moved
 
 
 def find_served(moves: Sequence[Moved], instant: datetime) -> dict[str, int | None]:

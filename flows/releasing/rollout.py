@@ -12,15 +12,15 @@ from typing import Any, Literal
 from feature_repo.errors import GateClosed, PerennialError
 from flows.ingest import landed_until
 from flows.project import Project
-from flows.release import (
+from flows.releasing.release import (
     make_champion,
     name_caller,
     override,
     reconcile_previous,
     require_promotable,
 )
-from flows.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout, now
-from flows.watching import find_p95, read_latency
+from flows.releasing.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING, WATCHED, Rollout, now
+from flows.releasing.watching import find_p95, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
 
 

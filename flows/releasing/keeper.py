@@ -13,7 +13,7 @@ from polars.exceptions import PanicException
 
 from feature_repo.errors import PerennialError
 from flows.project import Project
-from flows.release import reconcile_previous
+from flows.releasing.release import reconcile_previous
 from services.registry_reader import RegistryReader
 
 PAUSE, LOOK_PAUSE = 0.5, 60.0  # seconds
@@ -52,7 +52,7 @@ class Keeper:
         """Look at the release under way, and at what was clicked past the gate."""
         try:
             from flows.ingest import landed_until
-            from flows.look import look
+            from flows.releasing.look import look
 
             found = look(self._project, landed_until(self._project))
             if found and found.action != "go on":

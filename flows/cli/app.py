@@ -14,22 +14,22 @@ import typer
 from rich.console import Console
 
 from feature_repo.settings import Settings, load_settings
-from flows.cli_backtest import backtest
-from flows.cli_dead_letters import app as dead_letters
-from flows.cli_doctor import doctor
-from flows.cli_drill import drill
-from flows.cli_errors import OneLineErrors
-from flows.cli_features import features
-from flows.cli_help import teach
-from flows.cli_monitoring import app as monitoring
-from flows.cli_outcomes import outcomes
-from flows.cli_quality import quality
-from flows.cli_quarantine import app as quarantine
-from flows.cli_release import add_commands as add_releases
-from flows.cli_replay import compact, replay_app
-from flows.cli_replicas import app as replicas
-from flows.cli_status import status
-from flows.cli_trace import trace
+from flows.cli.backtest import backtest
+from flows.cli.dead_letters import app as dead_letters
+from flows.cli.doctor import doctor
+from flows.cli.drill import drill
+from flows.cli.errors import OneLineErrors
+from flows.cli.features import features
+from flows.cli.help import teach
+from flows.cli.monitoring import app as monitoring
+from flows.cli.outcomes import outcomes
+from flows.cli.quality import quality
+from flows.cli.quarantine import app as quarantine
+from flows.cli.release import add_commands as add_releases
+from flows.cli.replay import compact, replay_app
+from flows.cli.replicas import app as replicas
+from flows.cli.status import status
+from flows.cli.trace import trace
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -198,7 +198,7 @@ def restate(
 ) -> None:
     """Ask the source again for days that have landed; what it corrected lands, and all that follows of it."""
     first, end = _to_days(since, until)
-    from flows.cli_corrections import show_restated
+    from flows.cli.corrections import show_restated
 
     show_restated(
         console, _run_flow(ctx.obj, "flows.corrections:restate", quiet=True, since=first, until=end)
@@ -251,7 +251,3 @@ def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **paramete
 def main() -> None:
     """Entry point of the `perennial` command."""
     app()
-
-
-if __name__ == "__main__":
-    main()

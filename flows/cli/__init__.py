@@ -1,0 +1,1 @@
+"""The `perennial` command: app.py holds it together, each other module a group of commands."""
