@@ -61,8 +61,8 @@ def run(settings: Settings, script: Script | None = None, console: Console | Non
     script, console = script or Script(), console or Console()
     settings = settings.model_copy(update={"schedules": False})
     _set_aside(settings, console)
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment
 
     os.environ.update({**build_environment(settings), **QUIET})
     began = time.monotonic()
@@ -232,7 +232,7 @@ def _count_batches(story: Story, manifests: Any) -> None:
 
 
 def _set_aside(settings: Settings, console: Console) -> None:
-    from flows.stack import read_stack
+    from flows.local.stack import read_stack
 
     stack = read_stack(settings.home)
     if stack is not None and stack.running:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from feature_repo.errors import RegistryUnavailable, StackError
 from feature_repo.settings import Settings
-from flows import processes
 from flows.cli.errors import INSTALL
-from flows.stack import ServiceStatus, check_health, read_live, read_stack
-from flows.stack_services import build_services
+from flows.local import processes
+from flows.local.stack import ServiceStatus, check_health, read_live, read_stack
+from flows.local.stack_services import build_services
 from flows.terminal import Check, draw_live
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import Any
 import polars as pl
 
 from feature_repo.settings import Settings
+from flows.local.stack_services import WORKSPACE
 from flows.policy.drift import DriftColumn, DriftPolicy
-from flows.stack_services import WORKSPACE
 from flows.verdicts import WindowVerdict
 
 REPORT_ROWS = 5_000  # a side: Evidently's time grows with the rows, its pictures do not improve

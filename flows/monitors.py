@@ -12,9 +12,9 @@ from typing import Any
 
 from feature_repo.errors import MonitorsDown, PerennialError, SettingsError
 from feature_repo.settings import Settings
+from flows.local.prometheus import is_expected
+from flows.local.stack_services import PROJECT
 from flows.project import Project
-from flows.prometheus import is_expected
-from flows.stack_services import PROJECT
 
 NAMES = ("reference", "schedule", "scrape", "rules", "route", "notify")
 OF_PROMETHEUS = ("scrape", "rules", "route")

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from feature_repo.settings import Settings
-from flows.children import fetch
-from flows.stack import Stack, check_health, read_live, read_stack
+from flows.local.children import fetch
+from flows.local.stack import Stack, check_health, read_live, read_stack
 
 PATIENCE = 2.0  # seconds
 LANDED = "perennial_data_until_timestamp_seconds"
@@ -99,7 +99,7 @@ class Status:
 
 def read_status(settings: Settings) -> Status:
     """Ask everybody once."""
-    from flows.watched_stack import attach_monitoring
+    from flows.local.watched_stack import attach_monitoring
 
     stack = read_stack(settings.home)
     stack = attach_monitoring(settings, stack) if stack else None

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from feature_repo.errors import StackError
-from flows.stack import Stack
+from flows.local.stack import Stack
 
 COLOURS = {
     "healthy": "green",

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from feature_repo.contract import Period
+    from flows.local.stack import Stack
     from flows.project import Project
-    from flows.stack import Stack
 
 SERVERS = ("prefect", "mlflow", "service", "runner", "reports", "evidently")
 
@@ -40,8 +40,8 @@ def settle(home: Path) -> Settings:
 @contextlib.contextmanager
 def started_stack(settings: Settings) -> Iterator["Stack"]:
     """Hold a stack, with this process' environment pointing at it."""
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment
 
     before = dict(os.environ)
     os.environ.update(build_environment(settings))

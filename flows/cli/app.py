@@ -87,8 +87,8 @@ def up(ctx: typer.Context) -> None:
     PERENNIAL_MONITORING=off leaves them out. Ports and the rest are settings: PERENNIAL_PREFECT_PORT,
     PERENNIAL_SERVICE_PORT, ...
     """
+    from flows.local.watched_stack import attach_monitoring, running_watched
     from flows.terminal import keep_running
-    from flows.watched_stack import attach_monitoring, running_watched
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -104,7 +104,7 @@ def up(ctx: typer.Context) -> None:
 @app.command()
 def down(ctx: typer.Context) -> None:
     """Stop the stack that another terminal started, and the alerts that it started."""
-    from flows.watched_stack import stop_watched
+    from flows.local.watched_stack import stop_watched
 
     stopped = stop_watched(ctx.obj)
     console.print("stopped, nothing left running" if stopped else f"nothing runs on {ctx.obj.home}")
@@ -234,9 +234,9 @@ teach(app)
 
 def _run_flow(settings: Settings, entry: str, *, quiet: bool = False, **parameters: object) -> Any:
     """Run one flow here, against the running stack; its run shows in the Prefect UI."""
+    from flows.local.stack import require_stack
+    from flows.local.stack_services import build_environment
     from flows.progress import showing
-    from flows.stack import require_stack
-    from flows.stack_services import build_environment
 
     require_stack(settings)
     os.environ.update(build_environment(settings))

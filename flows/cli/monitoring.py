@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from flows.prometheus import Watch
+    from flows.local.prometheus import Watch
 
 app = typer.Typer(no_args_is_help=True, help="Alerts: Prometheus and Alertmanager beside the stack.")
 console = Console()
@@ -22,7 +22,7 @@ def up(ctx: typer.Context) -> None:
     They watch the stack of the same home, whether it runs or not. Alerts go to PERENNIAL_ALERT_WEBHOOK, or
     else to the page of alerts of the reports.
     """
-    from flows.prometheus import running_monitoring
+    from flows.local.prometheus import running_monitoring
     from flows.terminal import keep_running
 
     keep_running(console, lambda show: running_monitoring(ctx.obj, show), "perennial monitoring")
@@ -34,7 +34,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show what is watched, the rules, who is told, and what fires. Exits 1 unless all is up."""
-    from flows.prometheus import read_watch, require_monitoring
+    from flows.local.prometheus import read_watch, require_monitoring
 
     stack = require_monitoring(ctx.obj)
     watch = read_watch(ctx.obj)
@@ -52,7 +52,7 @@ def status(
 @app.command()
 def down(ctx: typer.Context) -> None:
     """Stop both, that another terminal started; promotions no longer wait for them."""
-    from flows.prometheus import is_expected, stop_monitoring
+    from flows.local.prometheus import is_expected, stop_monitoring
 
     missed, stopped = is_expected(ctx.obj), stop_monitoring(ctx.obj)
     if stopped:

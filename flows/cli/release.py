@@ -94,7 +94,7 @@ def rollout(
 
 def propose(ctx: typer.Context, version: Version, reason: Reason = "by hand", stage: Stages = None) -> None:
     """Ask a person to approve a version: a run that waits in the Prefect UI, and for `perennial approve`."""
-    from flows.stack import require_stack
+    from flows.local.stack import require_stack
 
     require_stack(ctx.obj)
     with _ask_prefect(ctx.obj) as client:
@@ -113,7 +113,7 @@ def approve(
     no: Annotated[bool, typer.Option("--no", help="Turn it down.")] = False,
 ) -> None:
     """Answer a proposal; returns once the waiting run has heard it. Both id and version must be right."""
-    from flows.stack import require_stack
+    from flows.local.stack import require_stack
 
     require_stack(ctx.obj)
     if proposal and not version:
@@ -171,9 +171,9 @@ def _draw(spells: list[dict[str, Any]]) -> Table:
 
 
 def _open(settings: Settings, *, reconcile: bool = False) -> "Project":
+    from flows.local.stack_services import build_environment
     from flows.project import open_project
     from flows.retention import check_answers
-    from flows.stack_services import build_environment
 
     # Nobody at a terminal waits for an MLflow that is down as long as a nightly run does.
     quick = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}

@@ -22,7 +22,7 @@ def up(
     Clients use PERENNIAL_BALANCER_PORT; the replicas take the ports after it, and each of them
     PERENNIAL_SERVICE_WORKERS processes. The registry is that of the stack, whether it runs or not.
     """
-    from flows.replicas import plan_layout, running_replicas
+    from flows.local.replicas import plan_layout, running_replicas
     from flows.terminal import keep_running
 
     layout = plan_layout(ctx.obj, count)
@@ -32,7 +32,7 @@ def up(
 @app.command()
 def restart(ctx: typer.Context) -> None:
     """Restart all replicas, one after the other: drained first, back in traffic before the next."""
-    from flows.rolling_restart import restart_replicas
+    from flows.local.rolling_restart import restart_replicas
 
     done = restart_replicas(ctx.obj, lambda name, doing: console.print(f"{name}: {doing}", highlight=False))
     console.print(f"{done} replicas restarted")
@@ -44,7 +44,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
 ) -> None:
     """Show each replica, what the balancer makes of it, and counts. Exits 1 unless all take requests."""
-    from flows.replicas import describe_replicas, require_replicas
+    from flows.local.replicas import describe_replicas, require_replicas
 
     stack = require_replicas(ctx.obj)
     told = describe_replicas(ctx.obj)
@@ -71,8 +71,8 @@ def _draw(told: list[dict[str, Any]]) -> Table:
 @app.command()
 def down(ctx: typer.Context) -> None:
     """Stop the balancer, then the replicas, that another terminal started."""
-    from flows.replicas import find_folder
-    from flows.stack import stop_stack
+    from flows.local.replicas import find_folder
+    from flows.local.stack import stop_stack
 
     stopped = stop_stack(find_folder(ctx.obj))
     console.print("stopped, nothing left running" if stopped else "no replicas run")

@@ -20,13 +20,13 @@ import httpx
 from feature_repo.contract import Delivery, Fetch, Period
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows.children import Service
 from flows.drill.defences import Defences
 from flows.ingest import ingest_period, landed_until
+from flows.local.children import Service
+from flows.local.stack import read_stack
 from flows.played import Rows, play_hours, without_heartbeat
 from flows.project import Project, open_project
 from flows.quiet import QUIET
-from flows.stack import read_stack
 from flows.traffic import TIMEOUT, Load, await_version, to_json
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ def running_stage(
     seed: int = 2013,
 ) -> Iterator[Stage]:
     """Start a stack, give it two months of flights and a first model, and ask it steadily; then stop it."""
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
 
     own = make_settings(settings)
     before = dict(os.environ)

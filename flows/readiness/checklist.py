@@ -10,7 +10,7 @@ PARTS = ("foundation", "features", "serving", "monitoring", "feedback")
 
 def find_serving(sources: Sources) -> Finding:
     """Look whether the service answers from the champion that the registry names."""
-    from flows.stack import read_live
+    from flows.local.stack import read_live
 
     live, place = read_live(sources.settings), f"{sources.settings.service_url}/live"
     if live is None:

@@ -78,7 +78,7 @@ def find_memory(sources: Sources) -> Finding:
     """What the service's processes hold in memory, now."""
     import psutil
 
-    from flows.stack import read_stack
+    from flows.local.stack import read_stack
 
     stack = read_stack(sources.settings.home)
     pid = stack.service("service").pid if stack and stack.running else None

@@ -18,9 +18,9 @@ import polars as pl
 from feature_repo.contract import Period
 from feature_repo.errors import PerennialError
 from feature_repo.settings import Settings
-from flows.children import fetch
 from flows.clean_process import answer_in_clean_process
 from flows.label import read_labels
+from flows.local.children import fetch
 from flows.policy.gate import log_loss
 from flows.policy.watch import Watched, is_slow
 from flows.project import Project

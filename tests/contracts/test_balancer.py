@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from feature_repo.errors import StackError
-from flows.balancer import Balancer, find_haproxy
+from flows.local.balancer import Balancer, find_haproxy
 from tests.ports import find_free_port
 
 # Without it on a developer's machine these are left out; in CI they never are.

@@ -27,8 +27,8 @@ from flows.live_definitions import (
     remember_live_models,
     require_servable,
 )
+from flows.local.stack_services import PROJECT
 from flows.project import Project
-from flows.stack_services import PROJECT
 from services.definitions import build_require
 from services.live import LiveModels
 from services.metrics import Metrics

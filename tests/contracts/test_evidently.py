@@ -25,8 +25,8 @@ from flows.drift_reports import (
     share_error,
     state_sampling,
 )
+from flows.local.stack_services import TELEMETRY_OFF, WORKSPACE
 from flows.policy.drift import DriftColumn, judge_drift
-from flows.stack_services import TELEMETRY_OFF, WORKSPACE
 from tests.ports import find_free_port
 
 # Importing Evidently raises several, from itself and from what it imports.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack_services import PROJECT
+from flows.local.stack_services import PROJECT
 
 ONLY_CALLERS = {
     "deltalake": ["feature_repo/lake.py"],

@@ -63,8 +63,8 @@ def baked(plain: str, package: Path) -> str:
 @pytest.fixture
 def mlflow(tmp_path: Path) -> Iterator[str]:
     """A real MLflow server, and where it answers."""
-    from flows.stack import running_stack
-    from flows.stack_services import build_services
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_services
 
     settings = Settings(home=tmp_path / "stack", mlflow_port=image.find_free_port())
     only = [service for service in build_services(settings) if service.name == "mlflow"]

@@ -18,10 +18,10 @@ import pytest
 from feature_repo.contract import Period
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings, to_environment
-from flows.replicas import Layout, describe_replicas, require_replicas, running_replicas
-from flows.rolling_restart import restart_replicas
-from flows.stack import Stack
-from flows.stack_services import PROJECT
+from flows.local.replicas import Layout, describe_replicas, require_replicas, running_replicas
+from flows.local.rolling_restart import restart_replicas
+from flows.local.stack import Stack
+from flows.local.stack_services import PROJECT
 from services.journal import Journal
 from tests.load import Load, Tally, steady_load
 from tests.ports import find_free_port

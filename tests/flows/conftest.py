@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.stack_services import TELEMETRY_OFF
+from flows.local.stack_services import TELEMETRY_OFF
 
 os.environ.update(TELEMETRY_OFF)  # before any of the libraries that would read it is imported
 

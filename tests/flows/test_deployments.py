@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from feature_repo.settings import load_settings
-from flows.stack import Stack, running_stack
-from flows.stack_services import PROJECT, build_services
+from flows.local.stack import Stack, running_stack
+from flows.local.stack_services import PROJECT, build_services
 from tests.ports import find_free_port
 
 STAND_INS = """

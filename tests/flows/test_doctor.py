@@ -2,7 +2,7 @@
 
 from feature_repo.settings import load_settings
 from flows.doctor import examine
-from flows.stack import running_stack
+from flows.local.stack import running_stack
 from tests.flows.test_stack import stand_in
 from tests.ports import find_free_port
 

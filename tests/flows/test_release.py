@@ -9,8 +9,8 @@ import pytest
 from feature_repo.errors import MonitorsDown, SettingsError
 from feature_repo.lake import content_hash
 from flows.doctor import check_monitors
+from flows.local.prometheus import EXPECTED, find_folder, stop_monitoring
 from flows.monitors import NAMES, list_monitors, read_required, read_rule_names
-from flows.prometheus import EXPECTED, find_folder, stop_monitoring
 from flows.releasing.release import promote_version, roll_back
 from tests.monitoring import FakeMonitoring, serving
 from tests.packages import FakeRegistry

@@ -14,11 +14,11 @@ import pytest
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings, load_settings
-from flows import processes
-from flows.children import Service
-from flows.stack import Stack, check_health, read_stack, require_stack, running_stack, stop_stack
-from flows.stack_services import PROJECT, build_services
-from flows.supervisor import ask_restart
+from flows.local import processes
+from flows.local.children import Service
+from flows.local.stack import Stack, check_health, read_stack, require_stack, running_stack, stop_stack
+from flows.local.stack_services import PROJECT, build_services
+from flows.local.supervisor import ask_restart
 from tests.ports import find_free_port
 
 SERVER = """
@@ -126,7 +126,7 @@ def test_a_service_is_restarted_on_request_and_at_once(settings):
 
 def test_a_full_disk_ends_no_service(tmp_path):
     """What cannot be written down is written later; the log of what starts meanwhile goes nowhere."""
-    from flows.supervisor import Supervisor, _open_log
+    from flows.local.supervisor import Supervisor, _open_log
 
     full = tmp_path / "home"
     full.touch()  # a file: nothing can be written below it
@@ -263,8 +263,8 @@ def _start_owner(home: Path) -> subprocess.Popen[bytes]:
 import sys, time
 sys.path.insert(0, {str(PROJECT)!r})
 from feature_repo.settings import Settings, load_settings
-from flows.stack import running_stack
-from flows.children import Service
+from flows.local.stack import running_stack
+from flows.local.children import Service
 with running_stack(load_settings(home={str(home)!r}), [{service!r}]):
     print("up", flush=True)
     time.sleep(600)

@@ -16,7 +16,7 @@ import pytest
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
 from flows.channels import CLEARED, OPENED, Message, send_to_alertmanager
-from flows.prometheus import find_program, read_watch, require_monitoring, running_monitoring
+from flows.local.prometheus import find_program, read_watch, require_monitoring, running_monitoring
 from tests.ports import find_free_port
 from tests.prometheus.receiver import Receiver, receiving
 
@@ -198,7 +198,7 @@ def test_without_the_programs_the_error_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The next step is a command."""
-    monkeypatch.setattr("flows.prometheus.shutil.which", lambda *words, **more: None)
+    monkeypatch.setattr("flows.local.prometheus.shutil.which", lambda *words, **more: None)
     with pytest.raises(StackError, match="apt-get install prometheus prometheus-alertmanager"):
         find_program("prometheus")
 

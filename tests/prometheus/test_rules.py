@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from feature_repo.settings import Settings
 from flows.cli.app import app
-from flows.prometheus import INFRA, scale_durations, write_config
+from flows.local.prometheus import INFRA, scale_durations, write_config
 
 RULES = INFRA / "prometheus" / "rules"
 TESTS = INFRA / "prometheus" / "tests" / "rules_test.yml"

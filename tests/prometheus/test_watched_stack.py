@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from feature_repo.settings import Settings, to_environment
-from flows import processes
-from flows.children import Service
-from flows.prometheus import INFRA, find_folder, is_expected, read_watch, running_monitoring
-from flows.stack import read_stack, stop_stack
-from flows.stack_services import PROJECT
-from flows.watched_stack import running_watched
+from flows.local import processes
+from flows.local.children import Service
+from flows.local.prometheus import INFRA, find_folder, is_expected, read_watch, running_monitoring
+from flows.local.stack import read_stack, stop_stack
+from flows.local.stack_services import PROJECT
+from flows.local.watched_stack import running_watched
 from tests.ports import find_free_port
 
 needs_programs = pytest.mark.skipif(
@@ -34,7 +34,7 @@ ALERTS = re.findall(
 PAIR = ["alertmanager", "prometheus"]
 UP = """
 import sys
-from flows import stack
+from flows.local import stack
 from flows.cli import app as cli
 from tests.prometheus.test_watched_stack import stand_in
 stack.build_services = lambda settings: [stand_in(settings)]
@@ -172,7 +172,7 @@ def test_without_the_programs_one_line_says_how_to_get_them(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stack runs all the same, and nothing is left that a promotion would wait for."""
-    monkeypatch.setattr("flows.prometheus.shutil.which", lambda *words, **more: None)
+    monkeypatch.setattr("flows.local.prometheus.shutil.which", lambda *words, **more: None)
     said: list[str] = []
     with running_watched(settings, [stand_in(settings)], say=said.append) as stack:
         assert [one.name for one in stack.services] == ["service"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from flows.stack_services import PROJECT
+from flows.local.stack_services import PROJECT
 
 
 def measure() -> Iterator[dict[str, Any]]:

@@ -15,11 +15,11 @@ from unittest.mock import patch
 from feature_repo.contract import Period
 from feature_repo.errors import NotEnoughData
 from feature_repo.settings import Settings
-from flows.children import Service
 from flows.drill.defences import Defences
 from flows.drill.incident import MODES
 from flows.drill.run import pass_or_fail, play
 from flows.drill.stage import Stage, find_ports, running_stage
+from flows.local.children import Service
 from flows.monitor import Findings, run_monitor
 
 Figure = dict[str, Any]
@@ -66,7 +66,7 @@ def switch_off(stage: Stage, mode: str, port: int) -> Stage:
 
 def build_both(settings: Settings, port: int) -> list[Service]:
     """Return the stack's processes, no looks at releases among them, and a service that checks no input."""
-    from flows.stack_services import build_services
+    from flows.local.stack_services import build_services
 
     made = [
         replace(one, command=tuple(RUNNER.get(word, word) for word in one.command))

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.drill.incident import MODES, TITLES
 from flows.drill.stage import FOLDER
-from flows.stack_services import PROJECT
+from flows.local.stack_services import PROJECT
 
 Figure = dict[str, Any]
 LIMIT = 900.0  # seconds: 15 minutes

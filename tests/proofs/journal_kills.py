@@ -28,7 +28,7 @@ import psutil
 
 from feature_repo.contract import Period
 from feature_repo.settings import Settings
-from flows.stack_services import PROJECT, build_environment
+from flows.local.stack_services import PROJECT, build_environment
 from services.journal import Journal
 from services.schemas import EXAMPLE
 from tests.ports import find_free_port

@@ -126,9 +126,9 @@ class World:
 @contextlib.contextmanager
 def running_world(home: Path, *, pace: float = PACE) -> Iterator[World]:
     """Start everything, and yield once the champion answers and what is watched is watched."""
-    from flows.prometheus import read_watch, running_monitoring
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
+    from flows.local.prometheus import read_watch, running_monitoring
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
 
     material = prepare()
     ports = {f"{name}_port": find_free_port() for name in PORTS}

@@ -107,8 +107,8 @@ def _draw_days(count: int) -> tuple[str, list[int]]:
 @contextmanager
 def _prefect(home: Path) -> Iterator[Settings]:
     """Run a Prefect server, and give the settings that name it."""
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
 
     settings = Settings(home=home, prefect_port=find_free_port())
     before = dict(os.environ)
@@ -164,7 +164,7 @@ def _kill_until_done(settings: Settings, weeks: str, kills: int) -> int:
 
 
 def _start(settings: Settings, task: str, weeks: str) -> "subprocess.Popen[bytes]":
-    from flows.stack_services import PROJECT, build_environment
+    from flows.local.stack_services import PROJECT, build_environment
 
     environment = {**os.environ, **build_environment(settings), "PREFECT_HOME": os.environ["PREFECT_HOME"]}
     return subprocess.Popen((sys.executable, "-m", __name__, task, weeks), cwd=PROJECT, env=environment)

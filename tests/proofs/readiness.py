@@ -19,8 +19,8 @@ import httpx
 
 from feature_repo.settings import Settings
 from flows.deployments import PLANS
+from flows.local.stack_services import PROJECT
 from flows.readiness.walk import list_tests
-from flows.stack_services import PROJECT
 from tests.ports import find_free_port
 from tests.proofs.monitored import PORTS, changed_environment
 
@@ -35,8 +35,8 @@ Figure = dict[str, Any]
 
 def measure() -> Iterator[Figure]:
     """Yield the figures."""
-    from flows.stack_services import build_environment
-    from flows.watched_stack import running_watched
+    from flows.local.stack_services import build_environment
+    from flows.local.watched_stack import running_watched
 
     with tempfile.TemporaryDirectory(prefix="perennial-readiness-") as folder:
         ports = {f"{name}_port": find_free_port() for name in PORTS}

@@ -52,9 +52,9 @@ def measure() -> Iterator[Figure]:
 def _running(home: Path) -> Iterator[Any]:
     """Run MLflow and the prediction service on a home, and give the project on it."""
     from feature_repo.settings import Settings
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
     from flows.project import open_project
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
     from tests.ports import find_free_port
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}

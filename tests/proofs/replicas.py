@@ -48,7 +48,7 @@ class World:
         return self.stack.read().service(name).pid or 0
 
     def read_servers(self) -> dict[str, Any]:
-        from flows.replicas import open_balancer
+        from flows.local.replicas import open_balancer
 
         return open_balancer(self.settings).read_servers()
 
@@ -138,7 +138,7 @@ def _hang_replica(world: World) -> dict[str, Any]:
 
 
 def _restart(world: World) -> dict[str, Any]:
-    from flows.rolling_restart import restart_replicas
+    from flows.local.rolling_restart import restart_replicas
 
     before = {name: world.pid(name) for name in world.urls}
     restart_replicas(world.settings)
@@ -146,7 +146,7 @@ def _restart(world: World) -> dict[str, Any]:
 
 
 def _lose_registry(world: World) -> dict[str, Any]:
-    from flows.stack import check_health
+    from flows.local.stack import check_health
 
     pid = world.mlflow.read().service("mlflow").pid
     _signal_tree(pid, signal.SIGSTOP)
@@ -184,9 +184,9 @@ def _control(world: World) -> int:
 def _running(home: Path) -> Iterator[World]:
     """Fill a home, run MLflow with two models, and start the replicas and the load."""
     from feature_repo.settings import Settings
-    from flows.replicas import Layout, running_replicas
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
+    from flows.local.replicas import Layout, running_replicas
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
     from tests.ports import find_free_port
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}

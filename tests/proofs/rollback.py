@@ -138,10 +138,10 @@ def roll_back(world: World, version: int, gone: int) -> Click:
 def running(home: Path) -> Iterator[World]:
     """Run MLflow with two models, the service on real features, the keeper, and the load."""
     from feature_repo.settings import Settings
+    from flows.local.stack import running_stack
+    from flows.local.stack_services import build_environment, build_services
     from flows.project import open_project
     from flows.releasing.keeper import keeping
-    from flows.stack import running_stack
-    from flows.stack_services import build_environment, build_services
     from tests.ports import find_free_port
 
     ports = {f"{name}_port": find_free_port() for name in ("prefect", "mlflow", "service", "runner")}

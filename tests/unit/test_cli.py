@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.local.stack_services import PROJECT
 from flows.releasing.release_state import ReleaseState
-from flows.stack_services import PROJECT
 from tests.ports import find_free_port
 
 HEAVY = (
@@ -40,7 +40,8 @@ def test_help_imports_nothing_heavy():
     """Asking for help, or for what runs, must not wait for the libraries that do the work."""
     code = f"""
 import sys
-from flows import doctor, stack, supervisor, terminal
+from flows import doctor, terminal
+from flows.local import stack, supervisor
 from flows.cli import app as cli
 sys.argv = ["perennial", "--help"]
 try:

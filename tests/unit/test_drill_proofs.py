@@ -5,7 +5,7 @@ from pathlib import Path
 from feature_repo.settings import Settings
 from flows.drill.defences import Defences
 from flows.drill.incident import MODES
-from flows.stack_services import build_services
+from flows.local.stack_services import build_services
 from tests.proofs.browser import read_counts
 from tests.proofs.defences import OFF, build_both
 

@@ -4,7 +4,7 @@ import pytest
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows.replicas import _alone
+from flows.local.replicas import _alone
 
 
 def test_two_who_start_replicas_at_once_are_told_apart(tmp_path):

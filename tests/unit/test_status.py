@@ -12,8 +12,8 @@ from rich.console import Console, Group
 
 from feature_repo.settings import Settings
 from flows.cli import status as cli_status
+from flows.local.stack import ServiceStatus, Stack
 from flows.releasing.release_state import ReleaseState
-from flows.stack import ServiceStatus, Stack
 from flows.status import (
     Serving,
     Status,

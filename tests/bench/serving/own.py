@@ -66,7 +66,7 @@ class Own:
             self.registry.stop()
 
     def _build(self, name: str, path: str) -> Peer:
-        from flows.stack_services import build_services
+        from flows.local.stack_services import build_services
 
         service: Any = next(one for one in build_services(self.settings) if one.name == name)
         environment: Mapping[str, str] = {**service.environment, "DO_NOT_TRACK": "1"}

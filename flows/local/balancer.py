@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feature_repo.errors import StackError
-from flows.stack_services import PROJECT
+from flows.local.stack_services import PROJECT
 
 CONFIG = PROJECT / "infra" / "haproxy" / "haproxy.cfg"
 BACKEND = "replicas"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows.balancer import Balancer
-from flows.replicas import (
+from flows.local.balancer import Balancer
+from flows.local.replicas import (
     BACK_LIMIT,
     await_admission,
     describe_absence,
@@ -16,8 +16,8 @@ from flows.replicas import (
     require_replicas,
     wait_until,
 )
-from flows.stack import Stack
-from flows.supervisor import ask_restart
+from flows.local.stack import Stack
+from flows.local.supervisor import ask_restart
 
 DRAIN_LIMIT = 30.0  # seconds; the balancer gives a request 5 on each of four replicas at most
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from feature_repo.errors import StackError
 from feature_repo.settings import PREFIX, Settings
-from flows.balancer import Balancer
-from flows.children import Service
-from flows.prometheus import refresh_targets
-from flows.stack import Stack, read_stack, running_stack
-from flows.stack_services import build_services
+from flows.local.balancer import Balancer
+from flows.local.children import Service
+from flows.local.prometheus import refresh_targets
+from flows.local.stack import Stack, read_stack, running_stack
+from flows.local.stack_services import build_services
 
 BACK_LIMIT = 240.0  # seconds that one replica may take to come back
 PAUSE = 0.1  # seconds between two looks

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from feature_repo.settings import PREFIX, Settings, to_environment
-from flows.children import Service
+from flows.local.children import Service
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 WORKSPACE = "evidently"  # folder of Evidently's workspace, beside the reports
 
 TELEMETRY_OFF = {

@@ -12,10 +12,10 @@ import psutil
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows import processes
-from flows.children import Service
-from flows.prometheus import build_monitoring, find_folder, running_monitoring, stop_monitoring
-from flows.stack import Stack, read_stack, running_stack, stop_stack
+from flows.local import processes
+from flows.local.children import Service
+from flows.local.prometheus import build_monitoring, find_folder, running_monitoring, stop_monitoring
+from flows.local.stack import Stack, read_stack, running_stack, stop_stack
 
 
 @contextlib.contextmanager

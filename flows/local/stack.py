@@ -1,7 +1,7 @@
-"""The local stack: started, read and stopped. What it is made of is in flows/stack_services.py.
+"""The local stack: started, read and stopped. What it is made of is in flows/local/stack_services.py.
 
 `running_stack` holds it for the length of a `with` block; `stop_stack` and `read_stack` work from
-any other process. The supervisor (flows/supervisor.py) is a process of its own, so that nothing is
+any other process. The supervisor (flows/local/supervisor.py) is a process of its own, so that nothing is
 left running however its owner ends.
 """
 
@@ -18,10 +18,10 @@ from typing import Any
 
 from feature_repo.errors import StackError
 from feature_repo.settings import Settings
-from flows import processes
-from flows.children import Service, answers, encode_plan, fetch
-from flows.stack_services import PROJECT, build_services
-from flows.supervisor import end_predecessor
+from flows.local import processes
+from flows.local.children import Service, answers, encode_plan, fetch
+from flows.local.stack_services import PROJECT, build_services
+from flows.local.supervisor import end_predecessor
 
 STOP_LIMIT = 60.0  # seconds that the supervisor gets to stop all services
 
@@ -89,7 +89,7 @@ def running_stack(
 def _start_supervisor(stack_id: str, home: Path, services: list[Service]) -> subprocess.Popen[bytes]:
     with (home / "logs" / "supervisor.log").open("ab") as log:
         supervisor = subprocess.Popen(
-            (sys.executable, "-m", "flows.supervisor"),
+            (sys.executable, "-m", "flows.local.supervisor"),
             cwd=PROJECT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from feature_repo.errors import StackError
 from feature_repo.lake import write_atomically
 from feature_repo.settings import PREFIX, Settings
-from flows.children import Service, fetch
-from flows.stack import Stack, read_stack, running_stack, stop_stack
-from flows.stack_services import PROJECT
+from flows.local.children import Service, fetch
+from flows.local.stack import Stack, read_stack, running_stack, stop_stack
+from flows.local.stack_services import PROJECT
 
 INFRA = PROJECT / "infra"
 RUNBOOKS = "http://127.0.0.1:8090/runbooks/"  # as written in infra
@@ -203,7 +203,7 @@ def write_targets(settings: Settings) -> None:
 
 def find_targets(settings: Settings) -> dict[str, list[str]]:
     """Return what is to be watched, by job: replicas in the place of the service, where they run."""
-    from flows.replicas import find_folder as find_replicas
+    from flows.local.replicas import find_folder as find_replicas
 
     def reach(port: int) -> str:
         return f"{settings.host}:{port}"

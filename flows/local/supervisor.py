@@ -1,6 +1,6 @@
 """Keeps a set of services running: ordered start, health, restart with backoff, ordered stop.
 
-Run as `python -m flows.supervisor`. The first line of its input is the plan, in JSON; the input then
+Run as `python -m flows.local.supervisor`. The first line of its input is the plan, in JSON; the input then
 stays open as a lifeline: when it ends, because the owner closed it or died, everything is stopped.
 What happens is written to `stack.json` in the plan's home, which is all that others need to read.
 """
@@ -21,8 +21,8 @@ from typing import IO
 import psutil
 
 from feature_repo.errors import StackError
-from flows import processes
-from flows.children import Child, Service, answers, decode_plan, read_tail
+from flows.local import processes
+from flows.local.children import Child, Service, answers, decode_plan, read_tail
 
 LIFELINE = 0  # standard input
 TICK = 0.1  # seconds between two looks at the children

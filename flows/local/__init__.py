@@ -1,0 +1,1 @@
+"""What runs on this machine: the stack, its supervisor, monitoring beside it, replicas behind a balancer."""
