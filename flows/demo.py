@@ -234,13 +234,13 @@ def _count_batches(story: Story, manifests: Any) -> None:
 def _set_aside(settings: Settings, console: Console) -> None:
     from flows.local.stack import read_stack
 
-    stack = read_stack(settings.home)
-    if stack is not None and stack.running:
+    folders = (settings.home, settings.home / "monitoring", settings.home / "replicas")
+    if any(stack is not None and stack.running for stack in map(read_stack, folders)):
         raise StackError(
             f"demo on {settings.home}",
             got="a running stack",
             expected="none: the demo starts from an empty home",
-            next_step="Run `make down` first.",
+            next_step="Run `make down` first, and `perennial monitoring down`, `perennial replicas down`.",
         )
     held = [name for name in STATE if (settings.home / name).exists()]
     if held:

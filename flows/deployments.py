@@ -44,15 +44,13 @@ logger = logging.getLogger(__name__)
 class Plan:
     """One deployment: a flow as `module:function`, when it runs by itself, and which event runs it.
 
-    The schedule of one that is `resting` stands ready in the Prefect UI, switched off. An event's payload is
-    passed on: `from_event` names the parameter for each template.
+    An event's payload is passed on: `from_event` names the parameter for each template.
     """
 
     name: str
     flow: str
     description: str
     cron: str | None = None
-    resting: bool = False
     event: str | None = None
     from_event: tuple[tuple[str, str], ...] = ()
 
@@ -73,10 +71,9 @@ PLANS = (
     Plan(
         "retrain",
         "flows.retrain:retrain",
-        "Trains a candidate on the newest mature labels; the gate decides whether it is promoted.",
-        # The monitor asks for it; a weekly calendar beside it brings no more, and can be switched on.
+        "Trains a candidate on the newest mature labels; the gate decides whether it is promoted. The monitor"
+        " asks for it; by its schedule it trains without a champion, or with an old one.",
         cron="0 6 * * 1",
-        resting=True,
         event=EVENT,
         from_event=(
             ("until", "{{ event.payload.until }}"),
@@ -139,8 +136,7 @@ def load_flow(entry: str) -> Flow[..., Any]:
 def build_deployment(plan: Plan, settings: Settings, time_zone: str) -> RunnerDeployment:
     """Turn a plan into a deployment; one run at a time, later ones are cancelled, not queued."""
     triggers = [_build_trigger(plan)] if plan.event else None
-    active = settings.schedules and not plan.resting
-    schedule = Cron(plan.cron, timezone=time_zone, active=active) if plan.cron else None
+    schedule = Cron(plan.cron, timezone=time_zone, active=settings.schedules) if plan.cron else None
     deployment = load_flow(plan.flow).to_deployment(
         plan.name,
         schedule=schedule,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from polars.exceptions import PanicException
 
 from feature_repo.contract import Period, Problem
 from feature_repo.lake import Lake
@@ -113,7 +114,7 @@ def _draw_report(verdict: WindowVerdict, *given: Any, **named: Any) -> WindowVer
     """Have the window's report drawn. One that cannot be, is told of: the verdict does not hang on it."""
     try:
         return report_window(verdict, *given, **named)
-    except Exception as error:
+    except (Exception, PanicException) as error:
         log.exception("no report of %s could be drawn", verdict.key)
         told = f"no report: {type(error).__name__} when it was drawn"
         return replace(verdict, reasons=(*verdict.reasons, told))

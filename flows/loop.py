@@ -68,6 +68,7 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
     reconcile_previous(project)
     champion = project.registry.aliases().get("champion")
     if champion is None:
+        release_waiting_step(project)
         get_run_logger().info("no champion yet: nothing to monitor")
         return {"labels": counts, "retrain_asked": False}
     findings = monitor_step(

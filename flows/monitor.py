@@ -34,7 +34,8 @@ from flows.verdicts import (
 
 EVENT = "perennial.verdict.retrain"
 POLICY = TriggerPolicy()
-PATIENCE = timedelta(hours=6)  # of wall-clock time, in which a retrain that was asked for comes to an end
+# Wall-clock time in which a retrain that was asked for comes to an end, and how often it is asked for.
+PATIENCE, ATTEMPTS = timedelta(hours=6), 3
 NOTHING_YET = Trigger(False, (), ("no window is complete yet",))
 Emit = Callable[[str, Mapping[str, Any]], None]
 
@@ -69,7 +70,7 @@ def ask_for_retrain(
 
     The request is recorded after the event was taken: a kill in between sends it again, under the same
     event id and window, by which the retrain runs once. It is sent anew if what it asked for never ran to
-    its end: a runner was killed, or the run was cancelled for another that was under way.
+    its end: a runner was killed, training failed, or the run was cancelled for another that was under way.
     """
     key = name_window(window, version)
     asked = read_requests(lake, version).get(key)
@@ -89,8 +90,8 @@ def ask_for_retrain(
 
 
 def _is_lost(lake: Lake, key: str, asked: Request) -> bool:
-    """Return whether a request of a while ago brought no retrain that came to an end."""
-    if datetime.now(UTC) - asked.sent_at < PATIENCE:
+    """Return whether a request of a while ago brought no retrain that came to an end, and another may."""
+    if asked.attempt >= ATTEMPTS or datetime.now(UTC) - asked.sent_at < PATIENCE:
         return False
     return not any(one.key == key and one.state != ASKED for one in read_retrains(lake))
 

@@ -7,6 +7,7 @@ experiment, is released by the loop's next day or the next retrain.
 """
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -16,11 +17,13 @@ from flows.code_version import read_code_version
 from flows.gate import gate
 from flows.ingest import landed_until
 from flows.policy.gate import GateVerdict
-from flows.policy.patience import EVENT, HAND, SCHEDULE, may_retrain
+from flows.policy.patience import EVENT, HAND, SCHEDULE, Tried, may_retrain
+from flows.policy.trigger import TriggerPolicy
 from flows.progress import report
 from flows.project import Project, open_project
 from flows.releasing.passed import Stage, name_champion, release_judged, release_waiting
 from flows.retrain_records import (
+    ASKED,
     HELD,
     PASSED,
     REJECTED,
@@ -31,6 +34,7 @@ from flows.retrain_records import (
     record_retrain,
     tell_tried,
 )
+from flows.served import read_champion
 from flows.summary import publish_table
 from flows.train import train
 from flows.training_window import tabulate
@@ -70,8 +74,11 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
         evidence=_describe_evidence(project),
         stage=request.stage,
     )
+    tried = list_tried(history)
+    if request.cause == SCHEDULE and (why := _find_no_need(project, request.until, tried)):
+        return _hold(project, begun, why, history)
     leave = may_retrain(
-        list_tried(history),
+        tried,
         cause=request.cause,
         until=request.until,
         window=request.window,
@@ -101,9 +108,23 @@ def retrain_and_release(project: Project, request: Request) -> Retrain:
 def _hold(project: Project, begun: Retrain, why: str, history: list[Retrain]) -> Retrain:
     held = replace(begun, state=HELD, why=why)
     # What the key came to before stays as it was; the answer alone says that it is not done again.
-    if any(one.key == held.key for one in history):
+    if any(one.key == held.key and one.state != ASKED for one in history):
         return held
     return record_retrain(project.lake, held)
+
+
+def _find_no_need(project: Project, until: datetime, tried: Sequence[Tried]) -> str:
+    """Return why the schedule need not train: the monitor asks, where there is a champion that is asked."""
+    policy, newest = TriggerPolicy(), max((one.until for one in tried), default=None)
+    if newest is not None and until < newest + policy.after_rejection:
+        return f"a retrain of {newest:%Y-%m-%d} is less than {policy.after_rejection.days} days old"
+    champion = project.registry.aliases().get("champion")
+    if champion is None or policy.oldest is None:
+        return ""
+    learned = read_champion(project.package(champion), str(champion)).trained_until
+    if until - learned < policy.oldest:
+        return f"version {champion} learned from rows until {learned:%Y-%m-%d}: sooner only the monitor asks"
+    return ""
 
 
 def _describe_evidence(project: Project) -> str:
@@ -116,8 +137,9 @@ def retrain(
 ) -> dict[str, object]:
     """Train on everything known before `until` (default: all that has landed) and end in the gate.
 
-    `window` is the monitor's, if it asked: it is answered once. `stage` is how a candidate that passes
-    is released: at once and watched (full), or beside the champion first (shadow, canary).
+    `window` is the monitor's, if it asked: it is answered once. A scheduled run trains where the monitor
+    cannot ask: without a champion, or with an old one for which nothing was tried in a week. `stage` is how a
+    candidate that passes is released: at once and watched (full), or beside the champion first.
     """
     project = open_project()
     until = until or landed_until(project)

@@ -31,7 +31,7 @@ class WindowVerdict:
     flagged   share of `rows` with a missing, unseen, out-of-range or expired input
     estimate  the AUC that the scores alone make expect
     signals   what is watched beside it: each signal's state and reason; its alarms ask for a person
-    report    the report's file name, or empty where there were too few rows for one
+    report    the report's file name, or empty where there were too few rows for one, or it could not be drawn
     report_seconds  what the report took; the only field that differs between runs
     """
 
@@ -199,8 +199,14 @@ def describe(verdict: WindowVerdict, trigger: Trigger, folder: str) -> str:
         told = (f"| {c.name} | {c.psi:.3f} | {c.by_chance:.3f} | {c.level} | {c.weight:.1%} |" for c in rows)
         head = "| column | PSI | by chance | drift | weight |\n|---|---|---|---|---|\n"
         lines.append(head + "\n".join(told))
-    lines.append(f"Report: `{folder}/{verdict.report}`" if verdict.report else "No report: too few rows.")
+    lines.append(f"Report: `{folder}/{verdict.report}`" if verdict.report else _tell_no_report(verdict))
     return "\n\n".join(lines)
+
+
+def _tell_no_report(verdict: WindowVerdict) -> str:
+    return (
+        "No report: it could not be drawn, see above." if verdict.drift.enough else "No report: too few rows."
+    )
 
 
 def _tell_measures(verdict: WindowVerdict) -> list[str]:

@@ -6,7 +6,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,6 @@ __all__ = ["Package", "Registry", "load_package"]
 # Tag of a version: what its package hashed to. `register`, the only way in, has always written it; what is
 # baked into an image never comes through here.
 SHA256 = "perennial.sha256"
-FETCH_SECONDS = 60.0  # for each file of a version
-LARGEST_FILE = 2 * 1024**3  # bytes; it is held in memory, as the model will be
 
 
 class Registry:
@@ -153,11 +151,8 @@ class Registry:
         return to
 
     def _fetch(self, version: int, part: Path) -> Path:
-        if self._reader:
-            reader = RegistryReader(self.url, self.name, FETCH_SECONDS, LARGEST_FILE)
-            with closing(reader):
-                if reader.download(version, part / "files"):
-                    return part / "files"
+        if self._reader and self._reader.download(version, part / "files"):
+            return part / "files"
         from mlflow.artifacts import download_artifacts
 
         uri = self._client.get_model_version_download_uri(self.name, str(version))

@@ -11,11 +11,13 @@ import json
 import os
 import socket
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 LARGEST = 1_000_000  # bytes of an answer; a model's aliases and a version's tags take a few thousand
+LARGEST_FILE, PIECE = 4 * 1024**3, 1 << 20  # bytes of a version's file, and of what is read of it at once
 API, ARTIFACTS = "/api/2.0/mlflow", "/api/2.0/mlflow-artifacts/artifacts"
 CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_AUTH")
 
@@ -24,12 +26,10 @@ class RegistryReader:
     """Reads one registered model.
 
     timeout  seconds that may pass until there is a connection, and then until the answer is whole
-    largest  bytes that an answer may have
     """
 
-    def __init__(self, url: str, name: str, timeout: float = 2.0, largest: int = LARGEST) -> None:
-        self._parts, self._name = urlsplit(url), name
-        self._timeout, self._largest = timeout, largest
+    def __init__(self, url: str, name: str, timeout: float = 2.0) -> None:
+        self._parts, self._name, self._timeout = urlsplit(url), name, timeout
         self._connection: http.client.HTTPConnection | None = None
 
     @staticmethod
@@ -69,15 +69,28 @@ class RegistryReader:
         to.mkdir(parents=True, exist_ok=True)
         for file in self._read(f"{ARTIFACTS}?{urlencode({'path': folder})}").get("files", []):
             name = str(file["path"])
-            if name != Path(name).name:
+            # Whoever answers for MLflow does not choose where we write.
+            if name in {"", ".", ".."} or name != Path(name).name:
                 raise OSError(f"a file named {name!r}")
             if file["is_dir"]:
                 self._copy(f"{folder}/{name}", to / name)
-                continue
-            status, body = self._ask(f"{ARTIFACTS}/{quote(f'{folder}/{name}')}")
-            if status != http.client.OK:
-                raise OSError(f"HTTP {status} for {name}")
-            (to / name).write_bytes(body)
+            else:
+                self._fetch(f"{folder}/{name}", to / name)
+
+    def _fetch(self, artifact: str, to: Path) -> None:
+        """Write one file as it comes: it may take long, but not stand still. Its hash tells if it is all."""
+        connection = http.client.HTTPConnection(
+            self._parts.hostname or "", self._parts.port or 80, timeout=self._timeout
+        )
+        with closing(connection), to.open("wb") as file:
+            connection.request("GET", f"{self._parts.path.rstrip('/')}{ARTIFACTS}/{quote(artifact)}")
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise OSError(f"HTTP {answer.status} for {artifact}")
+            while piece := answer.read(PIECE):
+                file.write(piece)
+                if file.tell() > LARGEST_FILE:
+                    raise OSError(f"more than {LARGEST_FILE:,} bytes for {artifact}")
 
     def _read(self, path: str) -> dict[str, Any]:
         status, body = self._ask(path)
@@ -132,10 +145,10 @@ class RegistryReader:
             self._connection.sock.settimeout(self._timeout)  # the last answer has used some of it
         self._connection.request("GET", path)
         with self._connection.getresponse() as answer:
-            body = answer.read(self._largest + 1)
-            if len(body) > self._largest:
+            body = answer.read(LARGEST + 1)
+            if len(body) > LARGEST:
                 self.close()
-                raise OSError(f"HTTP {answer.status}: more than {self._largest:,} bytes")
+                raise OSError(f"HTTP {answer.status}: more than {LARGEST:,} bytes")
             if answer.length:
                 raise http.client.IncompleteRead(body, answer.length)
         return answer.status, body

@@ -121,7 +121,8 @@ def replay_policy(policy: RetrainPolicy, past: Past) -> Replay:
         passed, reasons = (verdict.passed, verdict.reasons) if verdict else (False, NO_CANDIDATE)
         seconds = candidate.seconds if candidate else 0.0
         requests.append(Request(decision.at, trigger.causes, passed, reasons, seconds))
-        tried.append(Tried(decision.at, passed, behind=verdict.behind if verdict else None, cause=cause))
+        if verdict:
+            tried.append(Tried(decision.at, passed, behind=verdict.behind, cause=cause))
         if candidate is None or not passed:
             rejected = decision.window.until
             continue

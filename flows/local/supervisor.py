@@ -242,10 +242,14 @@ class Supervisor:
         if content == self._written:
             return
         fresh = self.home / "stack.json.new"
-        with contextlib.suppress(OSError):  # a full disk ends no service: it is written once there is room
+        try:
             fresh.write_text(content)
             fresh.replace(self.home / "stack.json")
-            self._written = content
+        except OSError:
+            if not self._written:  # nobody would ever know of this stack
+                raise
+            return  # a full disk ends no service: it is written once there is room
+        self._written = content
 
 
 def _open_log(child: Child) -> IO[bytes]:

@@ -138,7 +138,12 @@ QUESTIONS = (
     Question(
         "Models are not too stale",
         # The nightly loop judges the champion and its age, and asks; the automation runs the retrain.
-        (find_age, deployed("daily-loop", scheduled=True), deployed("retrain"), automation("retrain on")),
+        (
+            find_age,
+            deployed("daily-loop", scheduled=True),
+            deployed("retrain", scheduled=True),
+            automation("retrain on"),
+        ),
         (find_age,),
     ),
     Question(

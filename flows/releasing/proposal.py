@@ -13,6 +13,7 @@ from prefect.input import RunInput
 
 from feature_repo.errors import GateClosed, PerennialError
 from flows.project import Project, open_project
+from flows.releasing.passed import decline
 from flows.releasing.release import promote_version, reconcile_previous, show_move
 from flows.releasing.rollout import challenge
 from services.routing import Stage
@@ -59,6 +60,7 @@ def decide(project: Project, version: int, reason: str, answer: Any, stage: Stag
         )
     why = f"{reason}; {answer.reason}" if answer.reason else reason
     if not answer.approve:
+        decline(project, version, f"turned down by {answer.who}: {why}")
         return f"version {version} was turned down by {answer.who}: {why}"
     if stage:
         challenge(project, version, why, stage=stage, who=answer.who)

@@ -23,6 +23,8 @@ from flows.releasing.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING,
 from flows.releasing.watching import find_p95, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
 
+HAND = "by"  # in the terms of a rollout: the person who set it beside the champion, or nothing
+
 
 def release_passed(
     project: Project,
@@ -51,9 +53,8 @@ def find_hindrance(project: Project, version: int, stage: str) -> str:
     known = project.releases.current()
     if known is None or known.version == version:
         return ""
-    moves = [m for m in project.releases.moves() if (m.alias, m.after) == ("challenger", known.version)]
-    if known.state == BESIDE and moves and moves[-1].how != AUTOMATIC:
-        return f"version {known.version}, which {moves[-1].who} set beside the champion, is under way"
+    if known.state == BESIDE and known.terms.get(HAND):
+        return f"version {known.version}, which {known.terms[HAND]} set beside the champion, is under way"
     if known.state == WATCHED and stage != "full":
         return f"version {known.version} is watched, and would not be any more"
     return ""
@@ -82,16 +83,19 @@ def promote_and_watch(
     seen = _see(project)
     if met is not None and seen[0] != version:
         _require_same(project, version, (met, seen[1]))
-    terms = read_terms(project, version)
+    terms = read_terms(project, version, rollout.terms if rollout else None)
     try:
-        told = readied or make_ready(project, version, terms)
+        told = {**(readied or make_ready(project, version, terms)), **asdict(terms)}
     except PerennialError as error:
-        if rollout is None:
+        tried = any((one.version, one.state) == (version, "stopped") for one in state.rollouts())
+        if rollout is None and not tried:
             failed = state.open_rollout(version, seen[0], asdict(terms), RELEASING, [reason])
             state.end(failed, "stopped", [f"could not be promoted: {error}"])
         raise
     with state.hold():
         reconcile_previous(project)
+        if rollout is None:
+            _require_free(project, version, "full")
         own = rollout.id if rollout else None
         _require_same(project, version, (seen[0], own or seen[1]), but_ended=own is None)
         if rollout is None:
@@ -141,6 +145,8 @@ def challenge(
         champion = registry.aliases().get("champion")
         _require_challenger(project, version, champion, by_hand=by_hand)
         known = state.current()
+        if not by_hand:
+            _require_free(project, version, stage or "shadow")
         if met is not None:
             _require_same(project, version, (met, known.id if known else None))
         mine = known if known and (known.version, known.state) == (version, BESIDE) else None
@@ -149,13 +155,15 @@ def challenge(
         terms = Terms(**{**asdict(known_terms), **{k: v for k, v in given.items() if v is not None}})
         who = who or name_caller()
         registry.tag(version, TERMS, terms.to_text())
+        # Whoever sets its terms by hand has made it theirs, whoever began it.
+        hand = who if by_hand else mine.terms.get(HAND, "") if mine else ""
         if mine is None:
-            told = {**asdict(terms), "from": read_data_time(project)}
+            told = {**asdict(terms), "from": read_data_time(project), HAND: hand}
             rollout = state.open_rollout(version, champion, told, BESIDE, [reason])
         elif terms == known_terms:
-            rollout = mine
+            rollout = state.change(mine, terms={**mine.terms, HAND: hand})
         else:
-            rollout = _change_terms(project, mine, known_terms, terms, reason)
+            rollout = _change_terms(project, mine, known_terms, terms, reason, hand)
         _set_challenger(project, version, reason, who, by_hand=by_hand, rollout=rollout)
         if known and not mine:
             override(project, known, f"{who} set version {version} beside the champion: {reason}")
@@ -222,13 +230,26 @@ def _require_same(
     )
 
 
-def _change_terms(project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str) -> Rollout:
+def _require_free(project: Project, version: int, stage: str) -> None:
+    """Raise GateClosed if a release by nobody's hand has to wait. To be called while holding."""
+    if why := find_hindrance(project, version, stage):
+        raise GateClosed(
+            f"release of version {version}",
+            got=why,
+            expected="nothing in its way",
+            next_step="It is released once that is over; `perennial promote` does not wait.",
+        )
+
+
+def _change_terms(
+    project: Project, rollout: Rollout, old: Terms, new: Terms, reason: str, hand: str
+) -> Rollout:
     told = f"{old.stage} at {old.share:.0%} became {new.stage} at {new.share:.0%}: {reason}"
     # Another stage or share is another experiment: days of before are not counted with those after.
     same = (old.stage, old.share) == (new.stage, new.share)
     begun = {"from": rollout.terms.get("from") if same else read_data_time(project)}
     fresh: dict[str, Any] = {} if same else {"since": now()}
-    terms, reasons = {**asdict(new), **begun}, [*rollout.reasons, told]
+    terms, reasons = {**asdict(new), **begun, HAND: hand}, [*rollout.reasons, told]
     return project.releases.change(rollout, terms=terms, reasons=reasons, **fresh)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from datetime import timedelta
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
@@ -11,13 +12,13 @@ import flows.retrain
 from feature_repo.errors import MonitorsDown
 from flows.policy.gate import GateVerdict
 from flows.policy.gate_check import Check
-from flows.releasing.passed import release_waiting
+from flows.releasing.passed import decline, release_judged, release_waiting
 from flows.releasing.rollout import challenge
 from flows.retrain import Request, retrain_and_release
-from flows.retrain_records import MET, read_retrains
+from flows.retrain_records import MET, Retrain, read_retrains, record_retrain
 from flows.train import Candidate
 from tests import toy
-from tests.packages import FakeRegistry
+from tests.packages import FakeRegistry, write_package
 
 UNTIL = toy.START + timedelta(days=21)
 
@@ -32,7 +33,6 @@ class World:
         monkeypatch.setattr(flows.retrain, "train", self.train)
         monkeypatch.setattr(flows.retrain, "gate", self.gate)
         monkeypatch.setattr(flows.releasing.passed, "release_step", self.release)
-        monkeypatch.setattr(flows.releasing.passed, "AT_IT", timedelta(0))
 
     def train(self, project, until, reason):
         self.trained += 1
@@ -117,29 +117,51 @@ def test_what_could_not_be_released_is_released_by_the_next_day(world, monkeypat
     assert (world.trained, world.released) == (1, [(1, "full")])
 
 
-def test_a_run_that_may_be_at_its_release_is_left_to_it(world, monkeypatch):
-    """Two would release the same version."""
+def test_what_another_run_has_released_meanwhile_is_left_alone(world):
+    """Two at once: the second one finds it done."""
     world.killed = True
     with pytest.raises(KeyboardInterrupt):
         world.ask(window="week 1 of v1", cause="event")
     world.killed = False
-    monkeypatch.setattr(flows.releasing.passed, "AT_IT", timedelta(hours=1))
+    [stale] = read_retrains(world.project.lake)
+    assert release_waiting(world.project).state == "released"
+    assert release_judged(world.project, stale).state == "released"
+    assert world.released == [(1, "full")]
+
+
+def keep(world, version, week, state):
+    """Put a retrain on record."""
+    at = UNTIL + week * timedelta(days=7)
+    told = {"asked_at": at, "until": at, "cause": "event", "reason": "decay"}
+    record_retrain(world.project.lake, Retrain(key=f"v{version}", state=state, version=version, **told))
+
+
+def test_the_newest_of_what_waits_is_released_and_no_other(world):
+    """The older one was overtaken before it ever served."""
+    keep(world, 1, 1, "passed")
+    keep(world, 2, 2, "passed")
+    assert release_waiting(world.project).version == 2
+    assert [one.state for one in read_retrains(world.project.lake)] == ["held", "released"]
+    assert world.released == [(2, "full")]
+
+
+def test_what_waits_does_not_take_the_place_of_what_passed_later(world):
+    """A newer one was released meanwhile, and may have been rolled back since: the older one is over."""
+    keep(world, 1, 1, "passed")
+    keep(world, 2, 2, "released")
     assert release_waiting(world.project) is None
+    assert [one.state for one in read_retrains(world.project.lake)] == ["held", "released"]
     assert world.released == []
 
 
-def test_the_newest_of_what_waits_is_released_and_no_other(world, monkeypatch):
-    """The older one was overtaken before it ever served."""
-    world.killed = True
-    with monkeypatch.context() as patched:
-        patched.setattr(flows.releasing.passed, "AT_IT", timedelta(hours=1))
-        for week in (1, 2):
-            with pytest.raises(KeyboardInterrupt):
-                world.ask(week, window=f"week {week} of v1", cause="event")
-    world.killed = False
-    release_waiting(world.project)
-    assert [one.state for one in read_retrains(world.project.lake)] == ["held", "released"]
-    assert world.released[-1] == (2, "full")
+def test_what_a_person_turns_down_is_not_released(world):
+    """Nor is what waited for so long that it was judged on other days than these."""
+    keep(world, 1, 1, "passed")
+    decline(world.project, 1, "turned down by ann")
+    assert release_waiting(world.project) is None
+    keep(world, 2, -9, "passed")
+    assert release_waiting(world.project).why.startswith("it waited for more than 28 days")
+    assert world.released == []
 
 
 def test_what_a_person_has_decided_on_is_not_released_again(world):
@@ -170,18 +192,35 @@ def test_a_retrain_waits_for_what_a_person_set_beside_the_champion(world, stage)
     assert world.released == [(1, stage)]
 
 
+def test_the_schedule_trains_only_where_nobody_asks(world, tmp_path, monkeypatch):
+    """Without a champion, or with one that learned long ago, and if nothing was tried for a week."""
+    world.passes = False
+    assert world.ask(0, cause="schedule", key="monday 1").state == "rejected"
+    assert "less than 7 days old" in world.ask(0, cause="schedule", key="monday 1 again").why
+    assert world.ask(1, cause="schedule", key="monday 2").state == "rejected"
+    world.project.registry.register(write_package(tmp_path / "package", world.project.problem, 1), "run", {})
+    world.project.registry.set_alias("champion", 1)
+    learned = UNTIL + timedelta(days=7)
+    monkeypatch.setattr(flows.retrain, "read_champion", lambda *_: SimpleNamespace(trained_until=learned))
+    young = world.ask(4, cause="schedule", key="monday 5")
+    assert (young.state, world.trained) == ("held", 2)
+    assert "sooner only the monitor asks" in young.why
+    assert world.ask(5, cause="schedule", key="monday 6").state == "rejected"
+
+
 def test_after_eight_rejections_only_a_person_or_new_evidence_trains(world):
     """The schedule is held and says so; a person is not, and neither is it once the champion is another."""
     world.passes = False
     for week in range(8):
-        assert world.ask(week, cause="schedule", key=f"run {week}").state == "rejected"
-    held = world.ask(8, cause="schedule", key="run 8")
-    assert (held.state, world.trained) == ("held", 8)
-    assert "held until there are labels of" in held.why
+        assert world.ask(week, cause="event", window=f"week {week}").state == "rejected"
+    for cause in ("schedule", "event"):
+        held = world.ask(8, cause=cause, key=f"{cause} 8")
+        assert (held.state, world.trained) == ("held", 8)
+        assert "held until there are labels of" in held.why
     assert world.ask(8, cause="hand", key="by hand").state == "rejected"
     world.project.registry.register(world.project.settings.home, "run", {})
     world.project.registry.set_alias("champion", 1)
-    assert world.ask(8, cause="schedule", key="run 9").state == "rejected"
+    assert world.ask(8, cause="event", key="run 9").state == "rejected"
 
 
 def test_what_was_tried_is_kept(world, monkeypatch):

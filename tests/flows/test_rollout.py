@@ -11,7 +11,7 @@ from flows.releasing.keeper import Keeper
 from flows.releasing.look import look
 from flows.releasing.release import promote_version, reconcile_previous, roll_back
 from flows.releasing.release_state import ReleaseState
-from flows.releasing.rollout import challenge, promote_and_watch, release_passed
+from flows.releasing.rollout import challenge, make_ready, promote_and_watch, release_passed
 from flows.releasing.served_history import find_served, list_spells
 from services.routing import TERMS, parse_terms
 from tests import toy
@@ -263,12 +263,40 @@ def test_a_release_that_was_overtaken_moves_nothing(project, monkeypatch, who):
         "ann's challenge": lambda: challenge(project, 2, "try", who="ann"),
     }
     while_monitors_are_asked(monkeypatch, acts[who])
-    with pytest.raises(GateClosed, match="overtaken"):
+    with pytest.raises(GateClosed, match="in its way" if "challenge" in who else "overtaken"):
         release_passed(project, 3, "retrain")
     named = {"champion": 1, "challenger": 2} if "challenge" in who else {"champion": 2, "previous": 1}
     assert project.registry.named == named
     current = project.releases.current()
     assert (current and (current.version, current.baseline)) == (None if who == "ann" else (2, 1))
+
+
+@pytest.mark.parametrize("stage", ["full", "shadow"])
+@pytest.mark.parametrize("begun", ["by hand", "by itself, then changed by hand", "in MLflow"])
+def test_nothing_that_a_person_set_beside_is_ended_by_itself(project, begun, stage):
+    """Not though the gate passed a better one meanwhile; a person's own word goes before."""
+    release_passed(project, 1, "first")
+    if begun == "in MLflow":
+        project.registry.named["challenger"] = 2
+        look(project, toy.START)
+    else:
+        challenge(project, 2, "try", stage="canary", by_hand=begun == "by hand", who="ann")
+    if begun.startswith("by itself"):
+        challenge(project, 2, "mine", bake=30, who="ann")
+    current = project.releases.current()
+    with pytest.raises(GateClosed, match="set beside the champion, is under way"):
+        release_passed(project, 3, "newest", stage=stage)
+    assert project.releases.current() == current
+    assert challenge(project, 3, "mine", who="bob").version == 3
+
+
+def test_what_was_set_beside_by_itself_is_overtaken_by_what_passes_later(project):
+    """And a watch by a new champion, but not by one that is to stand beside."""
+    release_passed(project, 1, "first")
+    release_passed(project, 2, "newer", stage="canary")
+    assert release_passed(project, 3, "newest").state == "watched"
+    with pytest.raises(GateClosed, match="version 3 is watched"):
+        release_passed(project, 2, "again", stage="canary")
 
 
 @pytest.mark.parametrize("stage", ["full", "canary"])
@@ -303,6 +331,16 @@ def test_a_kill_leaves_no_canary_of_the_champion(project, monkeypatch):
     assert watched.terms["from"] == toy.START.isoformat()
     roll_back(project, "bad", by_hand=False, rollout=watched.id)
     assert project.registry.named == {"champion": 1, "previous": 2}
+
+
+def test_terms_that_a_person_changed_while_monitors_were_asked_hold(project):
+    """What was made ready before the lock tells of latency and time; the terms are those of now."""
+    release_passed(project, 1, "first")
+    rollout = release_passed(project, 2, "newer", stage="canary")
+    readied = make_ready(project, 2, parse_terms(None))
+    changed = challenge(project, 2, "longer", bake=30, who="ann")
+    watched = promote_and_watch(project, 2, "better", rollout=changed, readied=readied)
+    assert (watched.id, watched.terms["bake"]) == (rollout.id, 30.0)
 
 
 def test_a_release_killed_before_its_alias_moved_takes_nobodys_place(project, monkeypatch):
@@ -383,6 +421,7 @@ def test_a_verdict_against_another_champion_releases_nothing(project, stage):
     """Whatever moved between the verdict and the release."""
     for version in (1, 2):
         release_passed(project, version, "on")
+    project.releases.end(project.releases.current(), "kept", [])
     with pytest.raises(GateClosed, match="overtaken"):
         release_passed(project, 3, "held against 1", stage=stage, met=1)
     assert project.registry.named == {"champion": 2, "previous": 1}
@@ -495,7 +534,8 @@ def test_whichever_write_fails_a_repeat_makes_all_consistent(project, name, afte
         release_passed(world, 1, "first")
         release_passed(world, 2, "second")
         if "canary" in name:
-            challenge(world, 1, "as before", stage="canary")
+            world.releases.end(world.releases.current(), "kept", [])
+            challenge(world, 1, "as before", stage="canary", by_hand=False)
         vars(world)["registry"] = failing = Failing(registry, nth, after=after)
         try:
             call(world)

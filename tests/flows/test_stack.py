@@ -1,5 +1,6 @@
 """The supervisor keeps processes running, in order, and leaves none behind, however it ends."""
 
+import json
 import os
 import signal
 import socket
@@ -128,16 +129,22 @@ def test_a_full_disk_ends_no_service(tmp_path):
     """What cannot be written down is written later; the log of what starts meanwhile goes nowhere."""
     from flows.local.supervisor import Supervisor, _open_log
 
-    full = tmp_path / "home"
-    full.touch()  # a file: nothing can be written below it
-    supervisor = Supervisor("s", full, [stand_in("one")])
+    home = tmp_path / "home"
+    supervisor = Supervisor("s", home, [stand_in("one")])
+    with pytest.raises(OSError, match="home"):  # of a stack that nobody could know of
+        supervisor.write()
+    home.mkdir()
+    supervisor.write()
+    home.rename(tmp_path / "away")
+    home.touch()  # a file: nothing can be written below it
+    supervisor.phase = "running"
     supervisor.write()
     with _open_log(supervisor.children["one"]) as log:
         assert log.name == os.devnull
-    full.unlink()
-    full.mkdir()
+    home.unlink()
+    (tmp_path / "away").rename(home)
     supervisor.write()
-    assert (full / "stack.json").is_file()
+    assert json.loads((home / "stack.json").read_text())["phase"] == "running"
 
 
 def test_a_taken_port_is_named_with_its_holder_and_its_setting(settings):
