@@ -192,7 +192,9 @@ def read_alerts(settings: Settings) -> tuple[Alert, ...] | None:
     """Return what fires in Prometheus; None if none answers, or one that knows nothing of our rules."""
     known = fetch(f"{settings.prometheus_url}/api/v1/rules?type=alert", PATIENCE)
     answer = fetch(f"{settings.prometheus_url}/api/v1/alerts", PATIENCE)
-    if known is None or answer is None or f'"name":"{OURS}"'.encode() not in known:
+    if known is None or answer is None:
+        return None
+    if OURS not in {rule["name"] for group in json.loads(known)["data"]["groups"] for rule in group["rules"]}:
         return None
     return tuple(
         Alert(

@@ -94,7 +94,7 @@ def load_package(folder: Path, version: str = "") -> Package:
         )
         _try_inputs(package, folder)
         package, worst = _speed_up(package, folder)
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, SystemError):  # the machine's or the interpreter's: tried again
         raise
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
@@ -115,7 +115,7 @@ def _speed_up(package: Package, folder: Path) -> tuple[Package, float]:
         if compiled is None or worst <= TOLERANCE:
             return fast, worst
         log.warning("version %s: compiled scores are %.2g off; scikit-learn scores", package.version, worst)
-    except MemoryError:
+    except (MemoryError, SystemError):
         raise
     except Exception:  # also a library that is not there; scikit-learn is asked before the version is refused
         log.warning("version %s cannot be compiled; scikit-learn scores", package.version, exc_info=True)

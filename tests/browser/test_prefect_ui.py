@@ -20,7 +20,11 @@ def test_retrain_is_found_run_with_a_parameter_and_read(world: World, page: Page
     page.goto(world.settings.prefect_url)
     page.get_by_role("link", name="Deployments").first.click()
     page.get_by_placeholder("Search deployments").fill("retrain")
+    # Until the list has followed the search, a click may meet a row that goes.
+    expect(page.get_by_role("link", name="upkeep", exact=True)).to_have_count(0)
+    page.wait_for_load_state("networkidle")
     page.get_by_role("link", name="retrain", exact=True).first.click()
+    page.wait_for_url(re.compile(r"/deployments/deployment/"))
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     page.get_by_label("reason").fill(REASON)

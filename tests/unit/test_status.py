@@ -3,7 +3,7 @@
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from flows.cli import status as cli_status
 from flows.local.stack import ServiceStatus, Stack
 from flows.releasing.release_state import ReleaseState
 from flows.status import (
+    OURS,
     Serving,
     Status,
     count_queues,
@@ -53,16 +54,22 @@ ALERTS = {
 }
 
 
+PAGES: dict[str, bytes] = {
+    "/metrics": SERVICE,
+    "/api/v1/alerts": json.dumps(ALERTS).encode(),
+    "/api/v1/rules?type=alert": json.dumps({"data": {"groups": [{"rules": [{"name": OURS}]}]}}).encode(),
+}
+
+
 @pytest.fixture
 def url() -> Iterator[int]:
     """Serve what the service, the reports and Prometheus would, all at one port."""
-    pages: Mapping[str, bytes] = {"/metrics": SERVICE, "/api/v1/alerts": json.dumps(ALERTS).encode()}
 
     class Pages(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path in pages else 404)
+            self.send_response(200 if self.path in PAGES else 404)
             self.end_headers()
-            self.wfile.write(pages.get(self.path, b""))
+            self.wfile.write(PAGES.get(self.path, b""))
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -102,6 +109,14 @@ def test_only_alerts_that_fire_are_told(tmp_path: Path, url: int) -> None:
     assert alerts is not None
     assert [(one.name, one.severity, one.what) for one in alerts] == [("CoverageLow", "page", "few answers")]
     assert read_alerts(Settings(home=tmp_path, prometheus_port=1)) is None
+
+
+def test_another_prometheus_on_our_port_says_nothing_of_us(
+    tmp_path: Path, url: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Debian starts one by itself: that nothing fires there is no good news."""
+    monkeypatch.setitem(PAGES, "/api/v1/rules?type=alert", b'{"data": {"groups": []}}')
+    assert read_alerts(Settings(home=tmp_path, prometheus_port=url)) is None
 
 
 def test_what_waits_is_counted_where_it_waits(tmp_path: Path, url: int) -> None:
