@@ -66,9 +66,9 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
     emit_label(project, period)
     publish_table("labels", [counts], "Outcomes that became known, and what became of each")
     reconcile_previous(project)
+    release_waiting_step(project)
     champion = project.registry.aliases().get("champion")
     if champion is None:
-        release_waiting_step(project)
         get_run_logger().info("no champion yet: nothing to monitor")
         return {"labels": counts, "retrain_asked": False}
     findings = monitor_step(
@@ -82,7 +82,6 @@ def close_day(project: Project, period: Period) -> dict[str, Any]:
     )
     announce(project)
     look_at_rollout(project, period.until)
-    release_waiting_step(project)
     emit_monitor(project, champion, [verdict.window for verdict in findings.verdicts])
     return {"labels": counts, "retrain_asked": findings.asked}
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,9 @@ TOLERANCE = 1e-6  # how far a score may be from the one that training wrote down
 NEEDED = ("MLmodel", "model.skops", "contract.json", "rule.json", "selftest.json")
 SCIKIT_LEARN = "scikit-learn"
 MANIFEST = "manifest.json"  # written beside our own copy
+LOADING = (
+    threading.Lock()
+)  # loading reads signatures, and Python's parser fails at times in two threads at once
 
 # Everything beyond plain data that a model file may name. A file with any other type is refused.
 TRUSTED_TYPES = (
@@ -79,21 +83,22 @@ def load_package(folder: Path, version: str = "") -> Package:
     """Load a version's folder and answer its self-test.
 
     Raises ModelRefused if it is incomplete, names types beyond the list, has a contract or a rule that cannot
-    answer a request, or its scores have changed. OSError and MemoryError say nothing of the version: they are
-    raised as they are, and it may be asked for again.
+    answer a request, or its scores have changed. OSError, MemoryError and SystemError say nothing of the
+    version: they are raised as they are, and it may be asked for again.
     """
     lacking = [name for name in NEEDED if not (folder / name).is_file()]
     if lacking:
         raise _refuse(version, f"no {', '.join(lacking)}", "a whole package")
     try:
-        package = Package(
-            version=version,
-            contract=json.loads((folder / "contract.json").read_text()),
-            rule=_load_rule(folder / "rule.json", version),
-            estimator=_load_estimator(folder / "model.skops"),
-        )
-        _try_inputs(package, folder)
-        package, worst = _speed_up(package, folder)
+        with LOADING:
+            package = Package(
+                version=version,
+                contract=json.loads((folder / "contract.json").read_text()),
+                rule=_load_rule(folder / "rule.json", version),
+                estimator=_load_estimator(folder / "model.skops"),
+            )
+            _try_inputs(package, folder)
+            package, worst = _speed_up(package, folder)
     except (OSError, MemoryError, SystemError):  # the machine's or the interpreter's: tried again
         raise
     except Exception as error:

@@ -18,7 +18,7 @@ from flows.policy.watch import WatchPolicy, judge_watch
 from flows.project import Project
 from flows.releasing.release import reconcile_previous, roll_back, withdraw
 from flows.releasing.release_state import BESIDE, WATCHED, Rollout, now
-from flows.releasing.rollout import HAND, make_ready, promote_and_watch, read_data_time, read_terms, resume
+from flows.releasing.rollout import SET_BY, make_ready, promote_and_watch, read_data_time, read_terms, resume
 from flows.releasing.watching import count_challenged, count_days_asked, gather_days, gather_watch
 from flows.summary import publish
 
@@ -107,7 +107,7 @@ def judge_clicked(project: Project) -> Rollout | None:
         champion, challenger = aliases.get("champion"), aliases.get("challenger")
         if state.current() or champion is None or challenger is None or challenger == champion:
             return None
-        begun = {"from": read_data_time(project), HAND: "somebody, in MLflow,"}
+        begun = {"from": read_data_time(project), SET_BY: "somebody, in MLflow,"}
         terms = {**asdict(read_terms(project, challenger)), **begun}
         return state.open_rollout(challenger, champion, terms, BESIDE, ["set beside by hand, in MLflow"])
 

@@ -43,11 +43,6 @@ def release_waiting(project: Project) -> Retrain | None:
             record_retrain(project.lake, replace(one, state=HELD, why=why, released=""))
         if newest.state != PASSED:
             return None
-        # Whoever made it champion, or set it beside, has decided on it already.
-        moves = [move for move in project.releases.moves() if move.after == newest.version]
-        if moves:
-            told = f"{moves[0].alias} {moves[0].how}, by {moves[0].who}"
-            return record_retrain(project.lake, replace(newest, state=RELEASED, released=told))
         try:
             return _release(project, newest)
         except PerennialError as error:
@@ -90,6 +85,11 @@ def release_step(project: Project, version: int, reason: str, stage: Stage, met:
 def _release(project: Project, passed: Retrain) -> Retrain:
     assert passed.version is not None, "only what was trained passes"
     stage = cast("Stage", passed.stage)
+    # Whoever made it champion, or set it beside, has decided on it already.
+    moves = [move for move in project.releases.moves() if move.after == passed.version]
+    if moves:
+        told = f"{moves[0].alias} {moves[0].how}, by {moves[0].who}"
+        return record_retrain(project.lake, replace(passed, state=RELEASED, released=told))
     if why := _find_end(project, passed):
         return record_retrain(project.lake, replace(passed, state=HELD, why=why))
     if why := find_hindrance(project, passed.version, stage):

@@ -23,7 +23,7 @@ from flows.releasing.release_state import AUTOMATIC, BESIDE, BY_HAND, RELEASING,
 from flows.releasing.watching import find_p95, read_latency
 from services.routing import TERMS, Stage, Terms, parse_terms
 
-HAND = "by"  # in the terms of a rollout: the person who set it beside the champion, or nothing
+SET_BY = "by"  # in the terms of a rollout: the person who set it beside the champion, or nothing
 
 
 def release_passed(
@@ -53,8 +53,8 @@ def find_hindrance(project: Project, version: int, stage: str) -> str:
     known = project.releases.current()
     if known is None or known.version == version:
         return ""
-    if known.state == BESIDE and known.terms.get(HAND):
-        return f"version {known.version}, which {known.terms[HAND]} set beside the champion, is under way"
+    if known.state == BESIDE and known.terms.get(SET_BY):
+        return f"version {known.version}, which {known.terms[SET_BY]} set beside the champion, is under way"
     if known.state == WATCHED and stage != "full":
         return f"version {known.version} is watched, and would not be any more"
     return ""
@@ -156,12 +156,12 @@ def challenge(
         who = who or name_caller()
         registry.tag(version, TERMS, terms.to_text())
         # Whoever sets its terms by hand has made it theirs, whoever began it.
-        hand = who if by_hand else mine.terms.get(HAND, "") if mine else ""
+        hand = who if by_hand else mine.terms.get(SET_BY, "") if mine else ""
         if mine is None:
-            told = {**asdict(terms), "from": read_data_time(project), HAND: hand}
+            told = {**asdict(terms), "from": read_data_time(project), SET_BY: hand}
             rollout = state.open_rollout(version, champion, told, BESIDE, [reason])
         elif terms == known_terms:
-            rollout = state.change(mine, terms={**mine.terms, HAND: hand})
+            rollout = state.change(mine, terms={**mine.terms, SET_BY: hand})
         else:
             rollout = _change_terms(project, mine, known_terms, terms, reason, hand)
         _set_challenger(project, version, reason, who, by_hand=by_hand, rollout=rollout)
@@ -249,7 +249,7 @@ def _change_terms(
     same = (old.stage, old.share) == (new.stage, new.share)
     begun = {"from": rollout.terms.get("from") if same else read_data_time(project)}
     fresh: dict[str, Any] = {} if same else {"since": now()}
-    terms, reasons = {**asdict(new), **begun, HAND: hand}, [*rollout.reasons, told]
+    terms, reasons = {**asdict(new), **begun, SET_BY: hand}, [*rollout.reasons, told]
     return project.releases.change(rollout, terms=terms, reasons=reasons, **fresh)
 
 
